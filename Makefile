@@ -1,0 +1,61 @@
+# `make` sets up .venv with the tested versions and runs the demo; `make test` runs the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+INSTALL_PACKAGE := $(INSTALL) --no-build-isolation --editable
+STAMPS := $(VENV)/.stamps
+CODE := src pipelines training conversion tests docs setup.py
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test digits format lint clean
+
+demo: $(STAMPS)/core
+	$(BIN)/randar-hf demo --output demo.png
+
+test: $(STAMPS)/test
+	$(BIN)/pytest
+
+digits: $(STAMPS)/training
+	$(BIN)/python -m randar_hf.training.digits --output-dir runs/digits
+
+format: $(STAMPS)/lint
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lint: $(STAMPS)/lint
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache demo.png
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "randar-hf needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv constraints.txt
+	@echo "Installing PyTorch (a large download, minutes at first)"
+	$(INSTALL) torch setuptools
+	@touch $@
+
+$(STAMPS)/core: $(STAMPS)/torch setup.py pyproject.toml
+	@echo "Installing randar-hf"
+	$(INSTALL_PACKAGE) .
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/core
+	$(INSTALL_PACKAGE) ".[test,training]"
+	@touch $@
+
+$(STAMPS)/training: $(STAMPS)/core
+	$(INSTALL_PACKAGE) ".[training]"
+	@touch $@
+
+$(STAMPS)/lint: $(STAMPS)/venv constraints.txt
+	$(INSTALL) ruff
+	@touch $@

@@ -1,0 +1,54 @@
+"""Packaging: the folders `pipelines`, `training` and `conversion` install as sub-packages of `randar_hf`."""
+
+from setuptools import setup
+
+
+TRAINING = ["accelerate>=1.15", "datasets>=5.2", "scikit-learn>=1.9", "tensorboard>=2.21"]
+TEST = ["pytest>=9.0", "scikit-learn>=1.9"]
+DOCS = ["matplotlib>=3.10"]
+
+setup(
+    name="randar-hf",
+    version="0.1.0",
+    description="Random-order autoregressive image generation (RandAR) for transformers and diffusers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The randar_hf authors",
+    keywords=["autoregressive", "diffusers", "image generation", "RandAR", "transformers"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    package_dir={
+        "": "src",
+        "randar_hf": "src/randar_hf",
+        "randar_hf.pipelines": "pipelines",
+        "randar_hf.training": "training",
+        "randar_hf.conversion": "conversion",
+    },
+    packages=["randar_hf", "randar_hf.pipelines", "randar_hf.training", "randar_hf.conversion"],
+    package_data={"randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"]},
+    include_package_data=False,
+    install_requires=[
+        "accelerate>=1.15",
+        "diffusers>=0.42,<0.43",
+        "huggingface_hub>=2.4",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "safetensors>=0.8",
+        "torch>=2.6",
+        "transformers>=5.23,<6",
+    ],
+    extras_require={
+        "training": TRAINING,
+        "test": TEST,
+        "docs": DOCS,
+        "dev": sorted({*TRAINING, *TEST, *DOCS, "ruff>=0.14"}),
+    },
+    entry_points={"console_scripts": ["randar-hf = randar_hf.cli:main"]},
+)

@@ -1,0 +1,36 @@
+"""RandAR: autoregressive image generation in any order, for transformers and diffusers."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from . import orders, schedules, vq
+from .configuration_randar import RandARConfig
+from .generation import GenerationState, RandARGenerationConfig
+from .modeling_randar import RandARForCausalLM, RandARModel, RandARPreTrainedModel
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register("randar", RandARConfig, exist_ok=True)
+AutoModel.register(RandARConfig, RandARModel, exist_ok=True)
+AutoModelForCausalLM.register(RandARConfig, RandARForCausalLM, exist_ok=True)
+
+
+def demo_checkpoint() -> str:
+    """Path of the small checkpoint inside the package (handwritten digits), for `RandARPipeline.from_pretrained`."""
+    return str(Path(__file__).parent / "checkpoints" / "digits")
+
+
+__all__ = [
+    "GenerationState",
+    "RandARConfig",
+    "RandARForCausalLM",
+    "RandARGenerationConfig",
+    "RandARModel",
+    "RandARPreTrainedModel",
+    "demo_checkpoint",
+    "orders",
+    "schedules",
+    "vq",
+]

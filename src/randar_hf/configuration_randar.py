@@ -1,0 +1,126 @@
+"""Configuration of RandAR models."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+POSITION_INSTRUCTIONS = ("rope", "dense", "merge", "none")
+
+# Table A of the paper; B is LlamaGen's smallest size.
+SIZES = {
+    "B": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 2048},
+    "L": {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
+    "XL": {"num_hidden_layers": 36, "hidden_size": 1280, "num_attention_heads": 20, "intermediate_size": 3584},
+    "XXL": {"num_hidden_layers": 48, "hidden_size": 1536, "num_attention_heads": 24, "intermediate_size": 4096},
+}
+
+
+@strict
+class RandARConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`RandARForCausalLM`] model; the defaults are the published L model (343M parameters).
+
+    Args:
+        vocab_size (`int`): entries of the image tokenizer's codebook.
+        hidden_size (`int`): width of the residual stream.
+        intermediate_size (`int`): width inside the gated feed-forward blocks.
+        num_hidden_layers (`int`): decoder layers.
+        num_attention_heads (`int`): query heads; `hidden_size / num_attention_heads` must be a multiple of 4, since
+            half of each head turns with the row and half with the column.
+        num_key_value_heads (`int`, *optional*): key and value heads; defaults to `num_attention_heads`.
+        rms_norm_eps (`float`): epsilon of the normalisation layers.
+        rope_theta (`float`): base of the rotary frequencies.
+        num_classes (`int`): classes; the embedding has one row more, the null class, whose id is `num_classes`.
+        grid_size (`int` or `(int, int)`): tokens per side of the trained grid, or its rows and columns.
+        position_instruction (`str`): `"rope"`, one shared embedding rotated to the next place (Eq. 5); `"dense"`, an
+            embedding per place; `"merge"`, the dense embedding added to the preceding token; `"none"`, a plain
+            raster-order model.
+        class_dropout (`float`): share of training images whose class is replaced by the null class.
+        token_dropout (`float`): dropout on the elements of image token embeddings.
+        residual_dropout (`float`): dropout after the attention's output projection.
+        mlp_dropout (`float`): dropout after the feed-forward block.
+        attention_dropout (`float`): dropout on attention weights.
+        initializer_range (`float`): standard deviation of initial weights.
+
+    Raises a `ValueError` that names the field for sizes that do not divide, empty grids and shares outside [0, 1).
+    """
+
+    model_type = "randar"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 16384
+    hidden_size: int = 1024
+    intermediate_size: int = 2816
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    num_key_value_heads: int | None = None
+    rms_norm_eps: float = 1e-5
+    rope_theta: float | int = 10000.0
+    num_classes: int = 1000
+    grid_size: int | tuple[int, int] | list[int] = 16
+    position_instruction: str = "rope"
+    class_dropout: float | int = 0.1
+    token_dropout: float | int = 0.1
+    residual_dropout: float | int = 0.1
+    mlp_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_size(cls, size: str, **kwargs) -> "RandARConfig":
+        """The configuration of a published size, `"B"`, `"L"`, `"XL"` or `"XXL"`; `kwargs` override fields of it."""
+        if size not in SIZES:
+            raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {size!r}.")
+        return cls(**{**SIZES[size], **kwargs})
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the trained token grid."""
+        return (self.grid_size, self.grid_size) if isinstance(self.grid_size, int) else tuple(self.grid_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image on the trained grid."""
+        return self.grid[0] * self.grid[1]
+
+    def validate_architecture(self):
+        """Check the sizes against each other."""
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1, got {self.num_classes}.")
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` must be a multiple of 4 * `num_attention_heads` = {4 * self.num_attention_heads}, "
+                f"got {self.hidden_size}."
+            )
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_key_value_heads` must divide `num_attention_heads` = {self.num_attention_heads}, "
+                f"got {self.num_key_value_heads}."
+            )
+        if self.position_instruction not in POSITION_INSTRUCTIONS:
+            raise ValueError(
+                f"`position_instruction` must be one of {', '.join(POSITION_INSTRUCTIONS)}, "
+                f"got {self.position_instruction!r}."
+            )
+
+    def validate_grid_size(self):
+        """Check that the grid has at least one row and one column."""
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"`grid_size` must be a positive int or two of them, got {self.grid_size}.")
+
+    def validate_dropout(self):
+        """Check that the dropout shares lie in [0, 1)."""
+        for name in ("class_dropout", "token_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
+
+
+__all__ = ["RandARConfig"]

@@ -1,0 +1,489 @@
+"""
+Parallel decoding in any order with a key-value cache (Sec. 3.3, Algorithm B).
+
+One loop serves every task. What differs is data made before it starts: the tokens that are known, the order, how many
+tokens each step decodes, the rotary table, and the random numbers.
+
+Shapes: B images, N image tokens of one image, G tokens of one step, V codebook entries.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import logging
+
+from .layout import DecodingStep, decoding_steps
+from .orders import ORDER_NAMES, check_order, make_order
+from .randomness import check_generators, uniform
+from .sampling import sample_tokens
+from .schedules import GUIDANCE_SCHEDULES, group_sizes, guidance_weight
+
+
+logger = logging.get_logger(__name__)
+
+
+class RandARGenerationConfig(GenerationConfig):
+    """
+    Settings of [`RandARGenerationMixin.generate`], stored with a model as `generation_config.json`.
+
+    Args:
+        order (`str`): name of the decoding order, see [`~randar_hf.orders.make_order`].
+        num_inference_steps (`int`): decoding steps, at least 1; images with fewer tokens take a step per token.
+        guidance_scale (`float`): scale of classifier-free guidance, at least 0; 1 turns it off.
+        guidance_schedule (`str`): `"linear"` grows from 1 to the scale as tokens become known, `"constant"` stays.
+        do_sample (`bool`): draw tokens; otherwise the most likely one is taken.
+        temperature (`float`): divides the logits, above 0.
+        top_k (`int`): only the k most likely tokens are drawn; 0 for all.
+        top_p (`float`): only the most likely tokens that make up this share are drawn, in (0, 1].
+
+    Raises a `ValueError` that names the setting for values out of range.
+    """
+
+    def __init__(
+        self,
+        order: str = "random",
+        num_inference_steps: int = 88,
+        guidance_scale: float = 4.0,
+        guidance_schedule: str = "linear",
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        transformers_version: str | None = None,
+        _from_model_config: bool | None = None,
+        _commit_hash: str | None = None,
+    ):
+        # The parent's own settings (lengths, beams, special tokens) have no meaning for images.
+        self.order = order
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self.guidance_schedule = guidance_schedule
+        self.do_sample = do_sample
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
+        self.transformers_version = transformers_version
+        self._from_model_config = _from_model_config
+        self._commit_hash = _commit_hash
+        self.validate()
+
+    def validate(self, **kwargs):
+        """Check every setting; raises a `ValueError` that names the first one out of range."""
+        if self.order not in ORDER_NAMES:
+            raise ValueError(f"`order` must be one of {', '.join(ORDER_NAMES)}, got {self.order!r}.")
+        if not _is_int(self.num_inference_steps) or self.num_inference_steps < 1:
+            raise ValueError(f"`num_inference_steps` must be an int of at least 1, got {self.num_inference_steps!r}.")
+        if not _is_finite(self.guidance_scale) or self.guidance_scale < 0:
+            raise ValueError(f"`guidance_scale` must be a finite number of at least 0, got {self.guidance_scale!r}.")
+        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
+            raise ValueError(
+                f"`guidance_schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {self.guidance_schedule!r}."
+            )
+        if not isinstance(self.do_sample, bool):
+            raise ValueError(f"`do_sample` must be True or False, got {self.do_sample!r}.")
+        if not _is_finite(self.temperature) or self.temperature <= 0:
+            raise ValueError(
+                f"`temperature` must be a finite number above 0, got {self.temperature!r}; "
+                "`do_sample=False` takes the most likely token."
+            )
+        if not _is_int(self.top_k) or self.top_k < 0:
+            raise ValueError(f"`top_k` must be an int of at least 0 (0 keeps all tokens), got {self.top_k!r}.")
+        if not _is_finite(self.top_p) or not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}.")
+
+    @classmethod
+    def from_model_config(cls, model_config) -> "RandARGenerationConfig":
+        """The defaults for a model: the paper's, with no more steps than tokens; raster for a plain raster model."""
+        if model_config.position_instruction == "none":
+            return cls(order="raster", num_inference_steps=model_config.num_tokens, _from_model_config=True)
+        return cls(num_inference_steps=min(88, model_config.num_tokens), _from_model_config=True)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All settings: what to leave out would be judged by the parent's defaults, which are those of text."""
+        return {name: value for name, value in self.to_dict().items() if not name.startswith("_")}
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass
+class GenerationState:
+    """
+    What is known after a decoding step, given by [`RandARGenerationMixin.generation_steps`].
+
+    Whoever iterates may set `tokens` and `guidance_scale` for the steps to come. A changed token becomes context only
+    if it was drawn in the latest step: older ones are in the cache already.
+
+    Attributes:
+        step (`int`): index of the step just taken.
+        num_steps (`int`): steps in all.
+        tokens (`torch.LongTensor` of shape (B, N)): tokens in raster order, -1 where none is decoded yet.
+        guidance_scale (`float`): guidance scale of the next step.
+    """
+
+    step: int
+    num_steps: int
+    tokens: torch.LongTensor
+    guidance_scale: float
+
+
+@dataclass
+class _Decoding:
+    """Everything the loop needs, checked and made before it starts. R is B, or 2B with guidance."""
+
+    class_labels: torch.LongTensor  # (R,), the second half null
+    tokens: torch.LongTensor  # (B, N) raster, -1 where unknown
+    order: torch.LongTensor  # (B, N), known places first
+    steps: list[DecodingStep]
+    rotary: torch.Tensor  # (N + 1, d / 2, 2)
+    uniforms: torch.Tensor | None  # (B, N) in generation order; None takes the most likely token
+    processors: LogitsProcessorList
+    guidance_scale: float
+    guidance_schedule: str
+
+
+class RandARGenerationMixin:
+    """Generation of image tokens, for models whose forward pass runs over a [`~randar_hf.layout.Layout`] of slots."""
+
+    def generate(
+        self,
+        class_labels: torch.LongTensor | Sequence[int] | int,
+        generation_config: RandARGenerationConfig | None = None,
+        *,
+        order: str | torch.LongTensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        known_tokens: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        grid_size: int | tuple[int, int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+    ) -> torch.LongTensor:
+        """
+        Generate the tokens of a batch of images.
+
+        Arguments that are `None` take their value from `generation_config`, by default the model's own.
+
+        Args:
+            class_labels (`torch.LongTensor` of shape (B,), `list[int]` or `int`): a class for each image;
+                `config.num_classes` is the null class.
+            generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
+            order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): name of an order, or a
+                permutation of the raster places: `order[b, i]` is decoded i-th.
+            num_inference_steps (`int`, *optional*): steps, from 1 to N; at most one per unknown token is taken.
+            guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale) or `"constant"`.
+            do_sample (`bool`, *optional*): draw tokens, or take the most likely ones.
+            temperature (`float`, *optional*): above 0.
+            top_k (`int`, *optional*): 0 keeps all tokens.
+            top_p (`float`, *optional*): in (0, 1].
+            known_tokens (`torch.LongTensor` of shape (B, N), *optional*): tokens in raster order to keep.
+            known_mask (`torch.BoolTensor` of shape (B, N), *optional*): true where `known_tokens` is context: it is
+                read in one pass and returned unchanged. Images may differ in how much they know.
+            grid_size (`int` or `(int, int)`, *optional*): rows and columns to generate, if not the trained ones.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness. With a
+                list, an image does not depend on what it is batched with.
+            logits_processor (`LogitsProcessorList`, *optional*): called before temperature, top-k and top-p with the
+                partial images (B * G, N), -1 where unknown, and the logits (B * G, V).
+
+        Returns:
+            `torch.LongTensor` of shape (B, N): tokens in raster order.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        states = self.generation_steps(
+            class_labels,
+            generation_config,
+            order=order,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            known_tokens=known_tokens,
+            known_mask=known_mask,
+            grid_size=grid_size,
+            generator=generator,
+            logits_processor=logits_processor,
+        )
+        for state in states:
+            tokens = state.tokens
+        return tokens
+
+    def generation_steps(
+        self,
+        class_labels: torch.LongTensor | Sequence[int] | int,
+        generation_config: RandARGenerationConfig | None = None,
+        *,
+        order: str | torch.LongTensor | None = None,
+        known_tokens: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        grid_size: int | tuple[int, int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **settings,
+    ) -> Iterator[GenerationState]:
+        """
+        Generate step by step: an iterator over the states after each step, for progress, previews and callbacks.
+
+        Takes the arguments of [`~RandARGenerationMixin.generate`] and checks them before it returns. Leaving the
+        iterator early stops generation.
+
+        Returns:
+            iterator over [`GenerationState`]; the last one's `tokens` are complete. When nothing is unknown there is
+            one state, of step -1.
+        """
+        config = self._merge_settings(generation_config, order, settings)
+        height, width = check_grid_size(self.config.grid if grid_size is None else grid_size)
+        num_tokens = height * width
+        class_labels = check_class_labels(class_labels, self.config.num_classes)
+        batch_size = len(class_labels)
+        tokens = check_known_tokens(known_tokens, known_mask, batch_size, num_tokens, self.config.vocab_size)
+        num_steps = self._check_num_steps(config, settings.get("num_inference_steps"), num_tokens)
+        generators = check_generators(generator, batch_size)
+        if order is None or isinstance(order, str):
+            order = make_order(config.order, height, width, batch_size, generators)
+        else:
+            order = check_order(order, num_tokens, batch_size).cpu()
+        self._check_raster(order)
+        uniforms = uniform((num_tokens,), batch_size, generators) if config.do_sample else None
+
+        # Known places come first; within each part the order stays.
+        unknown = (tokens < 0).gather(1, order)
+        order = order.gather(1, unknown.long().argsort(dim=1, stable=True))
+        num_unknown = unknown.sum(dim=1).tolist()
+        groups = [group_sizes(count, min(num_steps, count)) if count else [] for count in num_unknown]
+        num_known = [num_tokens - count for count in num_unknown]
+        branches = 1 if config.guidance_scale == 1 else 2
+        null_labels = torch.full((batch_size * (branches - 1),), self.config.num_classes)
+        decoding = _Decoding(
+            class_labels=torch.cat([class_labels, null_labels]).to(self.device),
+            tokens=tokens.to(self.device),
+            order=order.to(self.device),
+            steps=decoding_steps(
+                num_known * branches, groups * branches, num_tokens, self.base_model.merged, self.device
+            ),
+            rotary=self.base_model.rotary_table(height, width),
+            uniforms=None if uniforms is None else uniforms.to(self.device),
+            processors=_logits_processors(config, logits_processor),
+            guidance_scale=config.guidance_scale,
+            guidance_schedule=config.guidance_schedule,
+        )
+        return self._decode(decoding)
+
+    @torch.no_grad()
+    def _decode(self, decoding: _Decoding) -> Iterator[GenerationState]:
+        """The decode loop. After each step the cache holds the sequence as training lays it out."""
+        batch_size, num_tokens = decoding.tokens.shape
+        branches = len(decoding.class_labels) // batch_size
+        order = decoding.order.repeat(branches, 1)  # (R, N)
+        # Index N is padding: it stands for no token, at place N, a column that is cut off again.
+        places = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
+        cache = DynamicCache(config=self.config)
+        state = GenerationState(-1, len(decoding.steps), decoding.tokens, decoding.guidance_scale)
+        if not decoding.steps:
+            yield state
+        for index, step in enumerate(decoding.steps):
+            logits = self(
+                input_ids=state.tokens.repeat(branches, 1),
+                class_labels=decoding.class_labels,
+                order=order,
+                layout=step.layout,
+                rotary=decoding.rotary,
+                attention_mask=step.attention_mask,
+                past_key_values=cache,
+            ).logits.float()  # (R, G, V)
+            cache.crop(-step.num_rewound)
+            if branches == 2:
+                conditional, unconditional = logits.chunk(2)
+                weight = guidance_weight(decoding.guidance_schedule, state.guidance_scale, step.done[:batch_size])
+                logits = unconditional + weight.view(-1, 1, 1) * (conditional - unconditional)  # (B, G, V)
+
+            predicted = step.layout.predicted[:batch_size, step.layout.queries].expand(batch_size, -1)  # (B, G)
+            drawn = self._draw(logits, state.tokens, predicted, decoding)  # (B, G)
+            tokens = torch.nn.functional.pad(state.tokens, (0, 1)).scatter(1, places.gather(1, predicted), drawn)
+            state = GenerationState(index, state.num_steps, tokens[:, :num_tokens], state.guidance_scale)
+            yield state
+
+    def _draw(
+        self, logits: torch.Tensor, tokens: torch.LongTensor, predicted: torch.LongTensor, decoding: _Decoding
+    ) -> torch.LongTensor:
+        """Tokens (B, G) for the logits (B, G, V) of the predicted indices (B, G), given the partial images (B, N)."""
+        group = logits.shape[1]
+        scores = decoding.processors(tokens.repeat_interleave(group, dim=0), logits.flatten(0, 1))  # (B * G, V)
+        if decoding.uniforms is None:
+            return scores.argmax(dim=-1).view(predicted.shape)
+        uniforms = torch.nn.functional.pad(decoding.uniforms, (0, 1)).gather(1, predicted)  # (B, G)
+        return sample_tokens(scores, uniforms.flatten()).view(predicted.shape)
+
+    def _merge_settings(
+        self, generation_config: RandARGenerationConfig | None, order: Any, settings: dict[str, Any]
+    ) -> RandARGenerationConfig:
+        """The settings of this call: the given configuration, or the model's own, with what the caller changes."""
+        config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        if isinstance(order, str):
+            settings = {**settings, "order": order}
+        for name, value in settings.items():
+            if not hasattr(config, name):
+                raise TypeError(f"generate() got an unexpected argument {name!r}.")
+            if value is not None:
+                setattr(config, name, value)
+        config.validate()
+        return config
+
+    def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
+        """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""
+        if asked is not None and asked > num_tokens:
+            raise ValueError(f"`num_inference_steps` must lie between 1 and {num_tokens} tokens, got {asked}.")
+        if self.config.position_instruction != "none":
+            return min(config.num_inference_steps, num_tokens)
+        if asked is not None and asked != num_tokens:
+            raise ValueError(
+                "`num_inference_steps` must equal the number of tokens for a model without position instructions, "
+                f"which decodes one after another: {num_tokens}, got {asked}."
+            )
+        return num_tokens
+
+    def _check_raster(self, order: torch.LongTensor):
+        """A model without position instructions can only go on with the next place in raster order."""
+        if self.config.position_instruction == "none" and (order != torch.arange(order.shape[1])).any():
+            raise ValueError("`order` must be 'raster' for a model without position instructions, got another order.")
+
+    def adjust_generation_fn(
+        self,
+        generation_config,
+        from_auto_class,
+        from_pipeline,
+        pretrained_model_name_or_path,
+        cache_dir,
+        force_download,
+        proxies,
+        local_files_only,
+        token,
+        revision,
+        subfolder,
+        trust_remote_code,
+        **kwargs,
+    ):
+        """Called by `from_pretrained`: load the stored generation settings as this model's own kind of settings."""
+        if generation_config is not None:
+            self.generation_config = copy.deepcopy(generation_config)
+            return
+        try:
+            self.generation_config = self.generation_config_class.from_pretrained(
+                pretrained_model_name_or_path,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                proxies=proxies,
+                local_files_only=local_files_only,
+                token=token,
+                revision=revision,
+                subfolder=subfolder,
+                _from_auto=from_auto_class,
+                _from_pipeline=from_pipeline,
+                **kwargs,
+            )
+        except OSError:
+            logger.info("No generation_config.json found: generation uses the defaults of the model's configuration.")
+
+
+def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:
+    """The caller's processors, then temperature, top-k and top-p as far as they change anything."""
+    processors = LogitsProcessorList(own or [])
+    if config.do_sample and config.temperature != 1:
+        processors.append(TemperatureLogitsWarper(float(config.temperature)))
+    if config.do_sample and config.top_k > 0:
+        processors.append(TopKLogitsWarper(config.top_k))
+    if config.do_sample and config.top_p < 1:
+        processors.append(TopPLogitsWarper(float(config.top_p)))
+    return processors
+
+
+def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of a grid given as one number or two; raises a `ValueError` unless both are at least 1."""
+    sides = (grid_size, grid_size) if _is_int(grid_size) else tuple(grid_size) if _is_pair(grid_size) else ()
+    if len(sides) != 2 or not all(_is_int(side) and side >= 1 for side in sides):
+        raise ValueError(f"`grid_size` must be an int of at least 1 or two of them, got {grid_size!r}.")
+    return sides
+
+
+def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
+    """
+    Class ids as a tensor of shape (B,) on the CPU.
+
+    Raises:
+        ValueError: if there is none, the shape is another, or an id lies outside 0 to `num_classes` (the null class).
+    """
+    labels = torch.as_tensor(class_labels).cpu()
+    if labels.ndim == 0:
+        labels = labels[None]
+    if labels.ndim != 1 or len(labels) == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"`class_labels` must be class ids, one for each image, got {class_labels!r}.")
+    if labels.min() < 0 or labels.max() > num_classes:
+        raise ValueError(
+            f"`class_labels` must lie between 0 and {num_classes} (the null class), got {labels.tolist()}."
+        )
+    return labels.long()
+
+
+def check_known_tokens(
+    known_tokens: torch.LongTensor | None,
+    known_mask: torch.BoolTensor | None,
+    batch_size: int,
+    num_tokens: int,
+    vocab_size: int,
+) -> torch.LongTensor:
+    """
+    Tokens (B, N) on the CPU that generation starts from, -1 where unknown.
+
+    Raises:
+        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, or a known token
+            lies outside the codebook.
+    """
+    if (known_tokens is None) != (known_mask is None):
+        raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
+    shape = (batch_size, num_tokens)
+    if known_tokens is None:
+        return torch.full(shape, -1)
+    known_tokens, known_mask = torch.as_tensor(known_tokens).cpu(), torch.as_tensor(known_mask).cpu()
+    for name, value in (("known_tokens", known_tokens), ("known_mask", known_mask)):
+        if value.shape != shape:
+            raise ValueError(f"`{name}` must have the shape {shape}, images by tokens, got {tuple(value.shape)}.")
+    if known_mask.dtype != torch.bool:
+        raise ValueError(f"`known_mask` must be boolean, got {known_mask.dtype}.")
+    inside = (known_tokens >= 0) & (known_tokens < vocab_size)
+    if (known_mask & ~inside).any():
+        raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")
+    return known_tokens.long().masked_fill(~known_mask, -1)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+__all__ = ["GenerationState", "RandARGenerationConfig", "RandARGenerationMixin"]

@@ -1,0 +1,374 @@
+"""
+RandAR: a causal decoder that generates image tokens in any order (arXiv 2412.01827).
+
+Shapes: B images, N image tokens of one image, S slots of one forward pass, Q queries among them, D width, H heads,
+d head width, V codebook entries.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import Cache, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_randar import RandARConfig
+from .generation import RandARGenerationConfig, RandARGenerationMixin
+from .layout import Layout, training_layout
+from .rotary import rotary_table, rotate
+
+
+class RandARRMSNorm(nn.Module):
+    """Root mean square normalisation in float32, cast back before the weight."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        states = hidden_states.float()
+        states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * states.to(hidden_states.dtype)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out; the reference of the other backends, and the one that returns its weights."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, H, S_kv, d)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = query @ key.transpose(2, 3) * scaling  # (B, H, S, S_kv)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class RandARAttention(nn.Module):
+    """Causal multi-head attention with two-dimensional rotary positions."""
+
+    def __init__(self, config: RandARConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        key_value_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        rotary: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = rotate(self.q_proj(hidden_states).view(per_head), rotary).transpose(1, 2)  # (B, H, S, d)
+        key = rotate(self.k_proj(hidden_states).view(per_head), rotary).transpose(1, 2)  # (B, H_kv, S, d)
+        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, H_kv, S, d)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H_kv, cached + S, d)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended.flatten(2)), weights
+
+
+class RandARMLP(nn.Module):
+    """SwiGLU feed-forward block."""
+
+    def __init__(self, config: RandARConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN["silu"]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class RandARDecoderLayer(GradientCheckpointingLayer):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: RandARConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = RandARAttention(config, layer_idx)
+        self.mlp = RandARMLP(config)
+        self.input_layernorm = RandARRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RandARRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.residual_dropout = nn.Dropout(config.residual_dropout)
+        self.mlp_dropout = nn.Dropout(config.mlp_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor, **kwargs) -> torch.Tensor:
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), rotary, **kwargs)
+        hidden_states = hidden_states + self.residual_dropout(attended)
+        transformed = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + self.mlp_dropout(transformed)
+
+
+class RandARPreTrainedModel(PreTrainedModel):
+    """Weights, capabilities and initialisation shared by the RandAR models."""
+
+    config: RandARConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RandARDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": RandARDecoderLayer, "attentions": RandARAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, RandARModel) and module.position_instruction is not None:
+            init.normal_(module.position_instruction, std=self.config.initializer_range)
+        elif isinstance(module, RandARForCausalLM):
+            init.zeros_(module.lm_head.weight)
+
+
+class RandARModel(RandARPreTrainedModel):
+    """
+    The RandAR decoder without a head.
+
+    Args:
+        config ([`RandARConfig`]): sizes, grid and the kind of position instruction.
+    """
+
+    def __init__(self, config: RandARConfig):
+        super().__init__(config)
+        kind = config.position_instruction
+        self.merged = kind in ("merge", "none")
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_classes = nn.Embedding(config.num_classes + 1, config.hidden_size)
+        rows = {"rope": 1, "none": 0}.get(kind, config.num_tokens)
+        self.position_instruction = nn.Parameter(torch.empty(rows, config.hidden_size)) if rows else None
+        self.layers = nn.ModuleList([RandARDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = RandARRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
+        order: torch.LongTensor | None = None,
+        layout: Layout | None = None,
+        rotary: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """
+        Run the decoder over slots of the interleaved sequence of tokens and position instructions (Eq. 3).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order; places that no fed slot
+                carries are not read.
+            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
+                is the null class. In training a share of `config.class_dropout` becomes null.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
+                sequence, a permutation; raster order by default.
+            layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
+            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): the places' [`rotary_table`]; by default
+                that of the trained grid.
+            attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
+            past_key_values (`Cache`, *optional*): keys and values of the slots before.
+
+        Returns:
+            `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
+
+        Raises:
+            ValueError: if `input_ids` does not fill the grid.
+        """
+        batch_size, num_tokens = input_ids.shape
+        if rotary is None:
+            rotary = self.rotary_table(*self.config.grid)
+        if num_tokens != len(rotary) - 1:
+            raise ValueError(f"`input_ids` must hold {len(rotary) - 1} tokens per image, got {num_tokens}.")
+        if class_labels is None:
+            class_labels = torch.full((batch_size,), self.config.num_classes, device=input_ids.device)
+        if order is None:
+            order = torch.arange(num_tokens, device=input_ids.device)
+        if layout is None:
+            layout = training_layout(num_tokens, self.merged, input_ids.device)
+
+        hidden_states, places = self.embed_slots(
+            input_ids, self._drop_classes(class_labels), order.expand(batch_size, -1), layout, rotary
+        )
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+        )
+        slot_rotary = rotary[places].unsqueeze(2)  # (B, S, 1, d/2, 2)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                slot_rotary,
+                attention_mask=causal_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+    def rotary_table(self, height: int, width: int) -> torch.Tensor:
+        """The [`rotary_table`] of a grid for this model, of shape (height * width + 1, d / 2, 2)."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        return rotary_table(height, width, head_dim, self.config.rope_theta, self.device)
+
+    def embed_slots(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor,
+        order: torch.LongTensor,
+        layout: Layout,
+        rotary: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Embeddings (B, S, D) of the slots of a layout and their rows (B, S) of the rotary table."""
+        num_tokens = order.shape[1]
+        carried, predicted = (part.expand(len(order), -1) for part in layout[:2])  # (B, S)
+        # Class and nothing, at the indices N and N + 1, lie at the place N, which is none.
+        order = nn.functional.pad(order, (0, 2), value=num_tokens)  # (B, N + 2)
+        carried_places, predicted_places = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
+
+        ids = nn.functional.pad(input_ids, (0, 1)).gather(1, carried_places)  # (B, S)
+        tokens = nn.functional.dropout(self.embed_tokens(ids), self.config.token_dropout, self.training)  # (B, S, D)
+        classes = self.embed_classes(class_labels)[:, None]  # (B, 1, D)
+        others = torch.where((carried == num_tokens)[..., None], classes, torch.zeros_like(classes))
+        embeddings = torch.where((carried < num_tokens)[..., None], tokens, others)
+        embeddings = embeddings + self.embed_instructions(predicted_places, rotary)
+        return embeddings, torch.where(carried > num_tokens, predicted_places, carried_places)
+
+    def embed_instructions(self, places: torch.LongTensor, rotary: torch.Tensor) -> torch.Tensor | float:
+        """Position instructions (B, S, D) for the given places (B, S), zero where the place is N (Eq. 5)."""
+        if self.position_instruction is None:
+            return 0.0
+        if self.config.position_instruction == "rope":
+            shared = self.position_instruction.view(1, 1, self.config.num_attention_heads, -1)  # (1, 1, H, d)
+            return rotate(shared, rotary[places].unsqueeze(2)).flatten(2)
+        if len(rotary) - 1 != self.config.num_tokens:
+            raise ValueError(
+                f"A model with `position_instruction={self.config.position_instruction!r}` knows the "
+                f"{self.config.num_tokens} places of its trained grid alone, got a grid of {len(rotary) - 1}."
+            )
+        return nn.functional.pad(self.position_instruction, (0, 0, 0, 1))[places]
+
+    def _drop_classes(self, class_labels: torch.LongTensor) -> torch.LongTensor:
+        """In training, replace a share of the classes by the null class, which guidance needs."""
+        if not self.training or self.config.class_dropout == 0:
+            return class_labels
+        dropped = torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
+        return class_labels.masked_fill(dropped, self.config.num_classes)
+
+
+class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin):
+    """
+    The RandAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].
+
+    Args:
+        config ([`RandARConfig`]): sizes, grid and the kind of position instruction.
+    """
+
+    generation_config_class = RandARGenerationConfig
+
+    def __init__(self, config: RandARConfig):
+        super().__init__(config)
+        self.model = RandARModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
+        order: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        layout: Layout | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """
+        Predict tokens at the query slots; by default all tokens of the image, each from those before it in `order`.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; null by default.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster places; raster
+                order by default.
+            labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
+                `input_ids`; only with the default layout.
+            layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
+            **kwargs: further arguments of [`RandARModel.forward`], and `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            `CausalLMOutputWithPast`: `logits` of shape (B, Q, V), where by default `logits[b, i]` predicts the token
+            at raster place `order[b, i]`; `loss`, the mean cross-entropy in nats, if `labels` are given.
+
+        Raises:
+            ValueError: if `input_ids` does not fill the grid, or for `labels` with a layout.
+        """
+        if labels is not None and layout is not None:
+            raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
+        batch_size, num_tokens = input_ids.shape
+        if layout is None:
+            layout = training_layout(num_tokens, self.model.merged, input_ids.device)
+        outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
+        logits = self.lm_head(outputs.last_hidden_state[:, layout.queries])  # (B, Q, V)
+
+        loss = None
+        if labels is not None:
+            targets = labels if order is None else labels.gather(1, order.expand(batch_size, -1))  # (B, N)
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = ["RandARForCausalLM", "RandARModel", "RandARPreTrainedModel"]

@@ -1,0 +1,195 @@
+"""Orders in which the tokens of an image are decoded (section 4.2, Table 3 and Figure A of arXiv 2412.01827).
+
+An order is a permutation of raster places: `order[i]` is the place decoded i-th. Every order here is the argsort of
+one number per place, its key. Shapes: B batch, N = height * width places of one image.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .randomness import uniform
+
+
+def make_order(
+    name: str,
+    height: int,
+    width: int,
+    batch_size: int = 1,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> torch.LongTensor:
+    """Make one decoding order per image.
+
+    Args:
+        name: one of `ORDER_NAMES`. `random`, `hierarchical` (places with an even row and an even column first),
+            `center_first` (the middle half x half first) and `border_first` (that middle last) draw a new order for
+            each image; the others are fixed.
+        height: rows of the token grid, at least 1.
+        width: columns of the token grid, at least 1.
+        batch_size: number of images B, at least 1.
+        generator: None (torch's default CPU generator), one generator from which the images draw one after another,
+            or a list with one per image; fixed orders do not use it.
+
+    Returns:
+        (B, N) LongTensor on the CPU whose rows are permutations of 0..N-1.
+
+    Raises:
+        TypeError: if `generator` is or holds anything but generators.
+        ValueError: if the name is unknown, a size is no positive integer or a list of generators has another length.
+    """
+    for argument, value in (("height", height), ("width", width), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{argument}` must be an integer of at least 1, got {value!r}.")
+    if name in _RANDOM_CLASSES:
+        keys = _RANDOM_CLASSES[name](height, width) + uniform((height * width,), batch_size, generator)  # (B, N)
+    elif name in _FIXED_KEYS:
+        keys = _FIXED_KEYS[name](height, width).expand(batch_size, -1)  # (B, N)
+    else:
+        near = difflib.get_close_matches(str(name), ORDER_NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`order` must be one of {', '.join(ORDER_NAMES)}, got {name!r}.{hint}")
+    return keys.argsort(dim=1, stable=True)
+
+
+def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTensor:
+    """Check an order given by the user and give every image its row.
+
+    Args:
+        order: (N,) for all images or (B, N), one row per image: an integer tensor, an array or a nested list.
+        num_tokens: places of one image, N.
+        batch_size: number of images, B.
+
+    Returns:
+        (B, N) LongTensor on the device of `order`.
+
+    Raises:
+        TypeError: if `order` holds no integers.
+        ValueError: if it has another shape or a row is no permutation of 0..N-1.
+    """
+    try:
+        order = torch.as_tensor(order)
+    except ValueError as error:
+        raise ValueError(f"`order` must hold integers in rows of the same length: {error}.") from error
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"`order` must be an integer tensor, array or nested list, got {order!r}.") from error
+    if tuple(order.shape) not in {(num_tokens,), (batch_size, num_tokens)}:
+        raise ValueError(
+            f"`order` must have the shape ({num_tokens},), shared by all images, or ({batch_size}, {num_tokens}), "
+            f"one row per image, got {tuple(order.shape)}."
+        )
+    if order.is_floating_point() or order.is_complex() or order.dtype == torch.bool:
+        raise TypeError(f"`order` must hold integers, got {order.dtype}.")
+    order = order.long().expand(batch_size, num_tokens)  # (B, N)
+    places = torch.arange(num_tokens, device=order.device)  # (N,)
+    wrong_rows = (order.sort(dim=1).values != places).any(dim=1).nonzero().flatten().tolist()
+    if wrong_rows:
+        missing = places[torch.isin(places, order[wrong_rows[0]], invert=True)].tolist()
+        raise ValueError(
+            f"`order` must hold every place from 0 to {num_tokens - 1} once in each row, "
+            f"but row {wrong_rows[0]} lacks {len(missing)} of them, the first being {missing[0]}."
+        )
+    return order
+
+
+def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Row and column of every place, each (N,)."""
+    place = torch.arange(height * width)
+    return place // width, place % width
+
+
+def _random_classes(height: int, width: int) -> torch.LongTensor:
+    """One class: all places are drawn from together."""
+    return torch.zeros(height * width, dtype=torch.long)
+
+
+def _hierarchical_classes(height: int, width: int) -> torch.LongTensor:
+    """0 where row and column are even, 1 elsewhere (section 3.4.3)."""
+    row, column = _rows_and_columns(height, width)
+    return (row % 2) | (column % 2)
+
+
+def _center_first_classes(height: int, width: int) -> torch.LongTensor:
+    """0 in the middle half (rounded up) of the rows and of the columns, 1 around it."""
+    row, column = _rows_and_columns(height, width)
+    outside = torch.zeros(height * width, dtype=torch.bool)
+    for position, size in ((row, height), (column, width)):
+        half = (size + 1) // 2
+        start = (size - half) // 2
+        outside |= (position < start) | (position >= start + half)
+    return outside.long()
+
+
+def _border_first_classes(height: int, width: int) -> torch.LongTensor:
+    """0 around the middle, 1 inside it."""
+    return 1 - _center_first_classes(height, width)
+
+
+def _raster_keys(height: int, width: int) -> torch.LongTensor:
+    """Row after row."""
+    return torch.arange(height * width)
+
+
+def _alternate_keys(height: int, width: int) -> torch.LongTensor:
+    """Row after row, the odd rows from right to left."""
+    row, column = _rows_and_columns(height, width)
+    return row * width + torch.where(row % 2 == 0, column, width - 1 - column)
+
+
+def _spiral_in_keys(height: int, width: int) -> torch.LongTensor:
+    """Ring after ring inwards; a ring runs from its lower right corner up, left, down and right again."""
+    row, column = _rows_and_columns(height, width)
+    ring = torch.stack((row, column, height - 1 - row, width - 1 - column)).amin(dim=0)
+    up, left = height - 1 - 2 * ring, width - 1 - 2 * ring  # steps along the sides of the ring
+    row, column = row - ring, column - ring
+    along_bottom = 2 * up + left + column
+    along_left = torch.where(column == 0, up + left + row, along_bottom)
+    along_top = torch.where(row == 0, up + left - column, along_left)
+    step = torch.where(column == left, up - row, along_top)
+    return ring * (2 * (height + width)) + step
+
+
+def _spiral_out_keys(height: int, width: int) -> torch.LongTensor:
+    """The inward spiral walked backwards."""
+    return -_spiral_in_keys(height, width)
+
+
+def _coordinate_bits(height: int, width: int) -> torch.LongTensor:
+    """Binary digits of row and column, taken in turns and row first, from the lowest up: (N, digits, 2)."""
+    digits = torch.arange((max(height, width) - 1).bit_length())
+    return torch.stack(_rows_and_columns(height, width), dim=1)[:, None, :] >> digits[:, None] & 1
+
+
+def _binary_number(bits: torch.LongTensor) -> torch.LongTensor:
+    """The numbers (N,) that rows of binary digits (N, K) spell, the highest first."""
+    return (bits << torch.arange(bits.shape[1]).flip(0)).sum(dim=1)
+
+
+def _z_curve_keys(height: int, width: int) -> torch.LongTensor:
+    """Quarter after quarter of the grid, each again by quarters: the highest digits count most."""
+    return _binary_number(_coordinate_bits(height, width).flip(1).flatten(1))
+
+
+def _subsample_keys(height: int, width: int) -> torch.LongTensor:
+    """Every other row and column first, each such coarse grid again so: the lowest digits count most."""
+    return _binary_number(_coordinate_bits(height, width).flatten(1))
+
+
+_RANDOM_CLASSES = {
+    "random": _random_classes,
+    "hierarchical": _hierarchical_classes,
+    "center_first": _center_first_classes,
+    "border_first": _border_first_classes,
+}
+_FIXED_KEYS = {
+    "raster": _raster_keys,
+    "spiral_in": _spiral_in_keys,
+    "spiral_out": _spiral_out_keys,
+    "z_curve": _z_curve_keys,
+    "subsample": _subsample_keys,
+    "alternate": _alternate_keys,
+}
+
+#: Names that `make_order` knows, the drawn ones first.
+ORDER_NAMES = (*_RANDOM_CLASSES, *_FIXED_KEYS)

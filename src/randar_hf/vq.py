@@ -1,0 +1,87 @@
+"""Images to tokens and back through a `diffusers.VQModel`. (B, h, w) token grids of (B, 3, H, W) images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+
+if TYPE_CHECKING:
+    from diffusers import VQModel
+
+
+def downsampling(vqvae: VQModel) -> int:
+    """Pixels per side of one token."""
+    return 2 ** (len(vqvae.config.block_out_channels) - 1)
+
+
+@torch.no_grad()
+def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
+    """
+    The nearest code of every cell of an image; any rectangular size.
+
+    Args:
+        vqvae (`diffusers.VQModel`): the image tokenizer.
+        pixels (`torch.Tensor` of shape (B, 3, H, W)): images in the tokenizer's own range, usually [-1, 1]; H and W
+            are multiples of [`downsampling`]. Brought to the tokenizer's device and type.
+
+    Returns:
+        `torch.LongTensor` of shape (B, h, w).
+
+    Raises:
+        TypeError: if `pixels` is no floating point tensor.
+        ValueError: if `pixels` has another shape, or a side is no multiple.
+    """
+    _check_pixels(pixels, vqvae.config.in_channels, downsampling(vqvae))
+    latents = vqvae.encode(pixels.to(vqvae.device, vqvae.dtype)).latents.float()  # (B, C, h, w)
+    codebook = vqvae.quantize.embedding.weight.float()  # (V, C)
+    # The nearest code has the largest z.e - |e|^2 / 2; image by image, since (B, N, V) may be large.
+    offset = codebook.pow(2).sum(dim=1) / 2  # (V,)
+    tokens = [(image.flatten(1).T @ codebook.T - offset).argmax(dim=1) for image in latents]  # (h * w,) each
+    return torch.stack(tokens).view(latents.shape[0], *latents.shape[2:])
+
+
+@torch.no_grad()
+def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+    """
+    The images that token grids stand for.
+
+    Args:
+        vqvae (`diffusers.VQModel`): the image tokenizer, with `lookup_from_codebook` set in its configuration.
+        tokens (`torch.LongTensor` of shape (B, h, w)): codebook entries.
+
+    Returns:
+        `torch.Tensor` of shape (B, 3, H, W), in the tokenizer's own range, not clamped.
+
+    Raises:
+        TypeError: if `tokens` is no integer tensor.
+        ValueError: if `tokens` has another shape or holds a token outside the codebook.
+    """
+    if not isinstance(tokens, torch.Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise TypeError(f"`tokens` must be an integer tensor, got {getattr(tokens, 'dtype', type(tokens).__name__)}.")
+    if tokens.ndim != 3 or tokens.numel() == 0:
+        raise ValueError(f"`tokens` must have the shape (images, rows, columns), got {tuple(tokens.shape)}.")
+    entries = vqvae.config.num_vq_embeddings
+    if tokens.min() < 0 or tokens.max() >= entries:
+        raise ValueError(
+            f"`tokens` must lie between 0 and {entries - 1}, got values from {tokens.min()} to {tokens.max()}."
+        )
+    shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
+    return vqvae.decode(tokens.flatten().to(vqvae.device), force_not_quantize=True, shape=shape).sample
+
+
+def _check_pixels(pixels: torch.Tensor, channels: int, multiple: int):
+    if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
+        raise TypeError(
+            f"`pixels` must be a floating point tensor, got {getattr(pixels, 'dtype', type(pixels).__name__)}."
+        )
+    if pixels.ndim != 4 or pixels.shape[1] != channels or len(pixels) == 0:
+        raise ValueError(
+            f"`pixels` must have the shape (images, {channels}, height, width), got {tuple(pixels.shape)}."
+        )
+    height, width = pixels.shape[2:]
+    if height < multiple or width < multiple or height % multiple or width % multiple:
+        raise ValueError(
+            f"`pixels` must have a height and width that are multiples of {multiple}, got {height} x {width}."
+        )

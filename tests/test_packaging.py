@@ -1,0 +1,104 @@
+import ast
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "src" / "randar_hf"
+FOLDERS = {"pipelines", "training", "conversion"}
+MAY_IMPORT = {"pipelines": set(), "training": {"pipelines"}, "conversion": set()}
+COMMAND_MODULES = {"cli", "commands", "demo", "bench"}
+MODEL_MODULES = ("configuration_*.py", "modeling_*.py", "generation*.py")
+MAX_CHECKPOINT_BYTES = 8 * 1024**2
+
+
+def relative_name(path, folder):
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def import_nodes(path):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def imported_names(path, package):
+    """Absolute names of all that a module of `package` imports, also inside functions."""
+    names = set()
+    for node in import_nodes(path):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+            continue
+        base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*base, *([node.module] if node.module else [])])
+        names.update(f"{base}.{alias.name}" for alias in node.names)
+    return names
+
+
+def imported_folders(path, package):
+    names = [name.split(".") for name in imported_names(path, package)]
+    return {name[1] for name in names if name[0] == "randar_hf" and len(name) > 1} & FOLDERS
+
+
+def core_modules():
+    return [path for path in CORE.rglob("*.py") if relative_name(path, CORE).split(".")[0] not in COMMAND_MODULES]
+
+
+def model_modules():
+    """The files of the models and all siblings they import, directly or not."""
+    found, waiting = set(), {path for pattern in MODEL_MODULES for path in CORE.glob(pattern)}
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        names = [name.split(".") for name in imported_names(path, "randar_hf")]
+        siblings = {CORE / f"{name[1]}.py" for name in names if name[0] == "randar_hf" and len(name) > 1}
+        waiting |= {sibling for sibling in siblings if sibling.exists()} - found
+    return sorted(found)
+
+
+@pytest.mark.parametrize("path", core_modules(), ids=lambda path: relative_name(path, CORE))
+def test_core_imports_none_of_the_folders(path):
+    package = ".".join(["randar_hf", *path.relative_to(CORE).parts[:-1]])
+    assert not imported_folders(path, package)
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_folders_do_not_import_each_other(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        package = ".".join(["randar_hf", folder, *path.relative_to(ROOT / folder).parts[:-1]])
+        assert imported_folders(path, package) <= MAY_IMPORT[folder] | {folder}, path
+
+
+@pytest.mark.parametrize("path", model_modules(), ids=lambda path: path.stem)
+def test_model_modules_import_siblings_by_name(path):
+    """Model files saved next to a checkpoint load there only if they import as `from .sibling import name`."""
+    for node in import_nodes(path):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "randar_hf" for alias in node.names), ast.unparse(node)
+        elif node.level:
+            assert node.level == 1 and node.module, ast.unparse(node)
+        else:
+            assert node.module.split(".")[0] != "randar_hf", ast.unparse(node)
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_folders_import_by_their_installed_name_only(folder, tmp_path):
+    assert folder not in sys.modules
+    script = (
+        "import importlib.util as util\n"
+        f"assert util.find_spec('randar_hf.{folder}') is not None\n"
+        f"assert util.find_spec('{folder}') is None\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_the_command_is_installed():
+    commands = metadata.entry_points(group="console_scripts", name="randar-hf")
+    assert [command.value for command in commands] == ["randar_hf.cli:main"]
+
+
+def test_shipped_checkpoint_is_small():
+    files = [path for path in (CORE / "checkpoints").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_CHECKPOINT_BYTES

@@ -1,0 +1,65 @@
+"""The published programs' own numbers, for small seeded weights."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from randar_hf.conversion import convert_randar
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def make_checkpoint(case: dict) -> dict[str, torch.Tensor]:
+    """The seeded weights of a case: standard normal numbers by name, norms near one, the rest by fan-in."""
+    tensors = {}
+    for name, shape in case["checkpoint"].items():
+        seed = zlib.crc32(name.encode()) + case["fill_seed"]
+        numbers = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            numbers = 1 + 0.1 * numbers if name.endswith("weight") else 0.1 * numbers
+        else:
+            numbers = numbers / np.sqrt(np.prod(shape[1:]))
+        tensors[name] = torch.from_numpy(numbers.astype(np.float32))
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def randar():
+    case = json.loads((FIXTURES / "randar" / "case.json").read_text())
+    expected = load_file(FIXTURES / "randar" / "expected.safetensors")
+    model = convert_randar(
+        make_checkpoint(case), num_attention_heads=case["config"]["n_head"], grid_size=4
+    )
+    return model, expected
+
+
+@torch.no_grad()
+def test_randar_logits_and_loss(randar):
+    model, expected = randar
+    tokens, order = expected["image_tokens"], expected["order"]
+    outputs = model(tokens, expected["class_labels"], order=order, labels=tokens)
+    assert (outputs.logits - expected["logits"]).abs().max() < 1e-5
+    assert abs(outputs.loss - expected["loss"][0]) < 1e-5
+    null = model(tokens, torch.full((3,), model.config.num_classes), order=order).logits
+    assert (null - expected["null_logits"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("steps", [4, 5, 16])
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, 4), (4, 4)])
+def test_randar_greedy_tokens(randar, steps, low, high):
+    model, expected = randar
+    tokens = model.generate(
+        expected["class_labels"],
+        order=expected["order"],
+        num_inference_steps=steps,
+        guidance_scale=float(high),
+        guidance_schedule="constant" if low == high else "linear",
+        do_sample=False,
+    )
+    assert torch.equal(tokens, expected[f"greedy_steps{steps}_cfg{low}-{high}"])

@@ -1,0 +1,190 @@
+"""`randar-hf train-tokenizer`: a `diffusers.VQModel` trained to reproduce pictures."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed, tqdm
+from diffusers import VQModel
+from torch.nn import functional as F
+
+from randar_hf.vq import decode, encode
+
+from .accelerator import endless_batches, make_accelerator, make_loader, start_trackers
+from .codebook import CodebookKeeper, seed_codebook
+from .data import load_rows, pixel_dataset
+from .optimization import SCHEDULES, make_optimizer, make_schedule
+from .outputs import claim_output_dir, write_json
+from .validation import check_choice, check_positive
+
+
+@dataclass(kw_only=True)
+class TokenizerTrainingConfig:
+    """Settings of `train_tokenizer`; every field is an option of `randar-hf train-tokenizer`."""
+
+    dataset: str = field(metadata={"help": "folder of pictures, parquet file or folder, or a data set's Hub name"})
+    output_dir: str = field(metadata={"help": "new folder for the tokenizer"})
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
+    train_split: str = field(default="train", metadata={"help": "split to train on"})
+    validation_split: str | None = field(default=None, metadata={"help": "held-out split to report PSNR on"})
+    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    image_size: int = field(default=256, metadata={"help": "pixels per side after the centre crop"})
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [64, 128, 128, 256, 256],
+        metadata={"help": "channels per level; each level after the first halves the picture"},
+    )
+    layers_per_block: int = field(default=1, metadata={"help": "residual blocks per level"})
+    codebook_size: int = field(default=4096, metadata={"help": "number of different tokens"})
+    code_dim: int = field(default=8, metadata={"help": "width of a codebook entry"})
+    batch_size: int = field(default=32, metadata={"help": "pictures per step and process"})
+    max_steps: int = field(default=50_000, metadata={"help": "optimizer steps"})
+    learning_rate: float = field(default=4e-4, metadata={"help": "highest learning rate"})
+    lr_schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant after the warm-up"})
+    warmup_steps: int = field(default=500, metadata={"help": "steps of linear warm-up"})
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay of matrices"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    commitment_weight: float = field(default=1.0, metadata={"help": "weight of the codebook and commitment loss"})
+    restart_steps: int = field(default=100, metadata={"help": "unused codes start over every so many steps"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, shuffling and restarts"})
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
+    num_workers: int = field(default=0, metadata={"help": "processes that read pictures"})
+    logging_steps: int = field(default=50, metadata={"help": "steps between two log lines"})
+    report_to: str = field(default="none", metadata={"help": "tracker: none, tensorboard, wandb, ..."})
+    overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
+
+    def __post_init__(self):
+        check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "batch_size", "max_steps")
+        check_positive(self, "learning_rate", "max_grad_norm", "restart_steps", "logging_steps")
+        check_choice(self, "lr_schedule", tuple(SCHEDULES))
+        check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
+        if not self.block_out_channels or min(self.block_out_channels) < 1:
+            raise ValueError(f"block_out_channels: {self.block_out_channels} was given; whole numbers above 0 are needed")
+        if self.codebook_size > 65_536:
+            raise ValueError(f"codebook_size: {self.codebook_size} was given; tokens are stored in 16 bits, at most 65536")
+        if self.image_size % self.downsampling:
+            raise ValueError(
+                f"image_size: {self.image_size} was given; with {len(self.block_out_channels)} levels it must be "
+                f"a multiple of {self.downsampling}"
+            )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per token along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+def build_tokenizer(config: TokenizerTrainingConfig) -> VQModel:
+    """A fresh tokenizer of the asked size."""
+    levels = len(config.block_out_channels)
+    return VQModel(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.code_dim,
+        sample_size=config.image_size,
+        num_vq_embeddings=config.codebook_size,
+        norm_num_groups=math.gcd(32, *config.block_out_channels),
+        lookup_from_codebook=True,
+        force_upcast=True,
+    )
+
+
+def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
+    """Train a tokenizer and write it as a folder for `VQModel.from_pretrained`.
+
+    Loss: absolute plus squared error of the pixels, plus the codebook and commitment loss of van den Oord et al.
+    2017, equation 3, as `diffusers` computes it.
+
+    Returns:
+        `{"psnr": dB on the validation split, "used_codes": entries it uses}`, also written to `metrics.json`; empty
+        without a validation split.
+
+    Raises:
+        ValueError: the data, a column or the output folder is not usable.
+    """
+    accelerator = make_accelerator(config)
+    set_seed(config.seed)
+    train_loader, validation_loader = _loaders(config)
+    folder = claim_output_dir(accelerator, config, "train-tokenizer")
+    start_trackers(accelerator, config, "randar-tokenizer")
+
+    vqvae = build_tokenizer(config)
+    optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
+    schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
+    model, optimizer, train_loader = accelerator.prepare(vqvae, optimizer, train_loader)
+    _fit(config, accelerator, model, optimizer, schedule, train_loader)
+
+    metrics = {}
+    if validation_loader is not None:
+        metrics = evaluate_tokenizer(accelerator, model, accelerator.prepare(validation_loader))
+        accelerator.log(metrics, step=config.max_steps)
+    _save(accelerator, model, folder, metrics)
+    accelerator.end_training()
+    return metrics
+
+
+def _loaders(config: TokenizerTrainingConfig):
+    def loader(split, shuffle):
+        rows = load_rows(config.dataset, split, config.dataset_config)
+        pixels = pixel_dataset(rows, config.image_column, config.image_size)
+        return make_loader(pixels, config.batch_size, config.num_workers, shuffle)
+
+    return loader(config.train_split, True), config.validation_split and loader(config.validation_split, False)
+
+
+def _fit(config, accelerator, model, optimizer, schedule, loader) -> None:
+    """Run the steps: forward, loss, backward, clip, step, look after the codebook, log."""
+    model.train()
+    vqvae = accelerator.unwrap_model(model)
+    progress = tqdm(total=config.max_steps, desc="tokenizer")
+    batches = endless_batches(loader)
+    for step, (_, _, batch) in zip(range(1, config.max_steps + 1), batches, strict=False):
+        pixels = batch["pixels"]  # (B, 3, H, W)
+        if step == 1:
+            seed_codebook(vqvae, pixels)
+            keeper = CodebookKeeper(vqvae)
+        output = model(pixels)
+        difference = output.sample.float() - pixels
+        reconstruction = difference.abs().mean() + difference.square().mean()
+        accelerator.backward(reconstruction + config.commitment_weight * output.commit_loss)
+        gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % config.restart_steps == 0 and step < 0.8 * config.max_steps:
+            keeper.replace_unused(accelerator)
+        progress.update()
+        if step % config.logging_steps == 0:
+            scalars = {"reconstruction": reconstruction, "commitment": output.commit_loss, "gradient_norm": gradient_norm}
+            scalars = {name: value.item() for name, value in scalars.items()}
+            progress.set_postfix(reconstruction=f"{scalars['reconstruction']:.4f}")
+            accelerator.log({**scalars, "learning_rate": schedule.get_last_lr()[0]}, step=step)
+    progress.close()
+
+
+@torch.no_grad()
+def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict:
+    """Mean PSNR in dB over the pictures of a prepared loader, and the number of codebook entries they use."""
+    model.eval()
+    vqvae = accelerator.unwrap_model(model)
+    errors, used = [], torch.zeros(vqvae.config.num_vq_embeddings, dtype=torch.long, device=accelerator.device)
+    for batch in loader:
+        pixels = batch["pixels"]
+        tokens = encode(vqvae, pixels)  # (B, h, w)
+        restored = decode(vqvae, tokens)  # (B, 3, H, W)
+        error = F.mse_loss(restored.clamp(-1, 1), pixels, reduction="none").mean((1, 2, 3))  # (B,)
+        errors.append(accelerator.gather_for_metrics(error))
+        used += torch.bincount(tokens.flatten(), minlength=len(used))
+    psnr = 10 * torch.log10(4 / torch.cat(errors).clamp(min=1e-12))  # pixels span 2, so the peak's square is 4
+    return {"psnr": psnr.mean().item(), "used_codes": int((accelerator.reduce(used) > 0).sum())}
+
+
+def _save(accelerator, model, folder: Path, metrics: dict) -> None:
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(folder)
+        if metrics:
+            write_json(folder / "metrics.json", metrics)
+    accelerator.wait_for_everyone()
