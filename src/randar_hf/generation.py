@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .devices import execution_device
 from .layout import DecodingStep, decoding_steps
 from .orders import ORDER_NAMES, check_order, make_order
 from .randomness import check_generators, uniform
@@ -126,13 +127,13 @@ def _is_finite(value: Any) -> bool:
 @dataclass
 class GenerationState:
     """
-    What is known after a decoding step, given by [`RandARGenerationMixin.generation_steps`].
+    What is known before the first decoding step or after one, given by [`RandARGenerationMixin.generation_steps`].
 
     Whoever iterates may set `tokens` and `guidance_scale` for the steps to come. A changed token becomes context only
     if it was drawn in the latest step: older ones are in the cache already.
 
     Attributes:
-        step (`int`): index of the step just taken.
+        step (`int`): index of the step just taken, -1 before the first.
         num_steps (`int`): steps in all.
         tokens (`torch.LongTensor` of shape (B, N)): tokens in raster order, -1 where none is decoded yet.
         guidance_scale (`float`): guidance scale of the next step.
@@ -249,14 +250,13 @@ class RandARGenerationMixin:
         **settings,
     ) -> Iterator[GenerationState]:
         """
-        Generate step by step: an iterator over the states after each step, for progress, previews and callbacks.
+        Generate step by step: an iterator over the states between steps, for progress, previews and callbacks.
 
         Takes the arguments of [`~RandARGenerationMixin.generate`] and checks them before it returns. Leaving the
         iterator early stops generation.
 
         Returns:
-            iterator over [`GenerationState`]; the last one's `tokens` are complete. When nothing is unknown there is
-            one state, of step -1.
+            iterator over [`GenerationState`], the first before any step; the last one's `tokens` are complete.
         """
         config = self._merge_settings(generation_config, order, settings)
         height, width = check_grid_size(self.config.grid if grid_size is None else grid_size)
@@ -280,16 +280,15 @@ class RandARGenerationMixin:
         groups = [group_sizes(count, min(num_steps, count)) if count else [] for count in num_unknown]
         num_known = [num_tokens - count for count in num_unknown]
         branches = 1 if config.guidance_scale == 1 else 2
+        device = execution_device(self)
         null_labels = torch.full((batch_size * (branches - 1),), self.config.num_classes)
         decoding = _Decoding(
-            class_labels=torch.cat([class_labels, null_labels]).to(self.device),
-            tokens=tokens.to(self.device),
-            order=order.to(self.device),
-            steps=decoding_steps(
-                num_known * branches, groups * branches, num_tokens, self.base_model.merged, self.device
-            ),
-            rotary=self.base_model.rotary_table(height, width),
-            uniforms=None if uniforms is None else uniforms.to(self.device),
+            class_labels=torch.cat([class_labels, null_labels]).to(device),
+            tokens=tokens.to(device),
+            order=order.to(device),
+            steps=decoding_steps(num_known * branches, groups * branches, num_tokens, self.base_model.merged, device),
+            rotary=self.base_model.rotary_table(height, width, device),
+            uniforms=None if uniforms is None else uniforms.to(device),
             processors=_logits_processors(config, logits_processor),
             guidance_scale=config.guidance_scale,
             guidance_schedule=config.guidance_schedule,
@@ -306,8 +305,7 @@ class RandARGenerationMixin:
         places = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
         cache = DynamicCache(config=self.config)
         state = GenerationState(-1, len(decoding.steps), decoding.tokens, decoding.guidance_scale)
-        if not decoding.steps:
-            yield state
+        yield state
         for index, step in enumerate(decoding.steps):
             logits = self(
                 input_ids=state.tokens.repeat(branches, 1),

@@ -222,7 +222,7 @@ class RandARModel(RandARPreTrainedModel):
         """
         batch_size, num_tokens = input_ids.shape
         if rotary is None:
-            rotary = self.rotary_table(*self.config.grid)
+            rotary = self.rotary_table(*self.config.grid, input_ids.device)
         if num_tokens != len(rotary) - 1:
             raise ValueError(f"`input_ids` must hold {len(rotary) - 1} tokens per image, got {num_tokens}.")
         if class_labels is None:
@@ -254,10 +254,10 @@ class RandARModel(RandARPreTrainedModel):
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
 
-    def rotary_table(self, height: int, width: int) -> torch.Tensor:
+    def rotary_table(self, height: int, width: int, device: torch.device | str) -> torch.Tensor:
         """The [`rotary_table`] of a grid for this model, of shape (height * width + 1, d / 2, 2)."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_table(height, width, head_dim, self.config.rope_theta, self.device)
+        return rotary_table(height, width, head_dim, self.config.rope_theta, device)
 
     def embed_slots(
         self,

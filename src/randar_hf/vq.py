@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .devices import execution_device
+
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -34,7 +36,7 @@ def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
         ValueError: if `pixels` has another shape, or a side is no multiple.
     """
     _check_pixels(pixels, vqvae.config.in_channels, downsampling(vqvae))
-    latents = vqvae.encode(pixels.to(vqvae.device, vqvae.dtype)).latents.float()  # (B, C, h, w)
+    latents = vqvae.encode(pixels.to(execution_device(vqvae), vqvae.dtype)).latents.float()  # (B, C, h, w)
     codebook = vqvae.quantize.embedding.weight.float()  # (V, C)
     # The nearest code has the largest z.e - |e|^2 / 2; image by image, since (B, N, V) may be large.
     offset = codebook.pow(2).sum(dim=1) / 2  # (V,)
@@ -68,7 +70,7 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
             f"`tokens` must lie between 0 and {entries - 1}, got values from {tokens.min()} to {tokens.max()}."
         )
     shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
-    return vqvae.decode(tokens.flatten().to(vqvae.device), force_not_quantize=True, shape=shape).sample
+    return vqvae.decode(tokens.flatten().to(execution_device(vqvae)), force_not_quantize=True, shape=shape).sample
 
 
 def _check_pixels(pixels: torch.Tensor, channels: int, multiple: int):
