@@ -69,6 +69,9 @@ class RandARConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        self._check_sizes()
+        self._check_grid()
+        self._check_dropout()
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -88,8 +91,8 @@ class RandARConfig(PreTrainedConfig):
         """Tokens of one image on the trained grid."""
         return self.grid[0] * self.grid[1]
 
-    def validate_architecture(self):
-        """Check the sizes against each other."""
+    # Not `validate_...` methods: those report through an exception that is no ValueError.
+    def _check_sizes(self):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -111,13 +114,11 @@ class RandARConfig(PreTrainedConfig):
                 f"got {self.position_instruction!r}."
             )
 
-    def validate_grid_size(self):
-        """Check that the grid has at least one row and one column."""
+    def _check_grid(self):
         if len(self.grid) != 2 or min(self.grid) < 1:
             raise ValueError(f"`grid_size` must be a positive int or two of them, got {self.grid_size}.")
 
-    def validate_dropout(self):
-        """Check that the dropout shares lie in [0, 1)."""
+    def _check_dropout(self):
         for name in ("class_dropout", "token_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")

@@ -265,13 +265,13 @@ class RandARGenerationMixin:
         batch_size = len(class_labels)
         tokens = check_known_tokens(known_tokens, known_mask, batch_size, num_tokens, self.config.vocab_size)
         num_steps = self._check_num_steps(config, settings.get("num_inference_steps"), num_tokens)
-        generators = check_generators(generator, batch_size)
+        check_generators(generator, batch_size)
         if order is None or isinstance(order, str):
-            order = make_order(config.order, height, width, batch_size, generators)
+            order = make_order(config.order, height, width, batch_size, generator)
         else:
             order = check_order(order, num_tokens, batch_size).cpu()
         self._check_raster(order)
-        uniforms = uniform((num_tokens,), batch_size, generators) if config.do_sample else None
+        uniforms = uniform((num_tokens,), batch_size, generator) if config.do_sample else None
 
         # Known places come first; within each part the order stays.
         unknown = (tokens < 0).gather(1, order)

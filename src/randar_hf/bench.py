@@ -1,0 +1,104 @@
+"""Speed and memory of generation with random weights."""
+
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+
+from . import RandARConfig, RandARForCausalLM, demo_checkpoint
+from .configuration_randar import SIZES
+
+
+def measure(
+    size: str = "demo",
+    batch_size: int = 1,
+    num_inference_steps: int | None = None,
+    guidance_scale: float = 4.0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    runs: int = 3,
+) -> dict[str, Any]:
+    """
+    Time the generation of tokens; the image decoder is left out, as in the paper's Table 4.
+
+    Args:
+        size (`str`): `"B"`, `"L"`, `"XL"` or `"XXL"` of Table A, 256 tokens of 16,384 codes, or `"demo"` for the
+            sizes of the shipped checkpoint.
+        batch_size (`int`): images at once, at least 1.
+        num_inference_steps (`int`, *optional*): decoding steps; 88 by default, or one per token where there are fewer.
+        guidance_scale (`float`): 1 turns guidance off, which halves the work.
+        dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
+        device (`str`): a torch device.
+        runs (`int`): timed runs after one that is not, at least 1.
+
+    Returns:
+        `dict`: the settings, median seconds of a batch, images and tokens per second, bytes of weights and of the full
+        cache, and the peak memory: of the process on a CPU, of the allocator on a GPU. Memory in MiB.
+
+    Raises:
+        ValueError: for an unknown size or type, or counts below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("runs", runs)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
+    model = _random_model(size, getattr(torch, dtype), device)
+    config = model.config
+    labels = torch.arange(batch_size) % config.num_classes
+    steps = num_inference_steps or min(88, config.num_tokens)
+
+    seconds = []
+    for run in range(runs + 1):
+        start = time.perf_counter()
+        model.generate(labels, num_inference_steps=steps, guidance_scale=guidance_scale).cpu()  # waits for the device
+        if run > 0:
+            seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+
+    branches = 1 if guidance_scale == 1 else 2
+    bytes_each = next(model.parameters()).element_size()
+    key_value_width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    cache = 2 * branches * batch_size * 2 * config.num_tokens * key_value_width * config.num_hidden_layers * bytes_each
+    return {
+        "size": size,
+        "parameters": model.num_parameters(),
+        "batch_size": batch_size,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "dtype": dtype,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seconds": median,
+        "seconds_min": min(seconds),
+        "seconds_max": max(seconds),
+        "images_per_second": batch_size / median,
+        "tokens_per_second": batch_size * config.num_tokens / median,
+        "weights_mib": model.num_parameters() * bytes_each / 2**20,
+        "cache_mib": cache / 2**20,
+        "peak_memory_mib": _peak_memory(device) / 2**20,
+    }
+
+
+def _random_model(size: str, dtype: torch.dtype, device: str) -> RandARForCausalLM:
+    if size == "demo":
+        config = RandARConfig.from_pretrained(demo_checkpoint(), subfolder="transformer")
+    elif size in SIZES:
+        config = RandARConfig.from_size(size)
+    else:
+        raise ValueError(f"`size` must be demo or one of {', '.join(SIZES)}, got {size!r}.")
+    with torch.device(device):
+        model = RandARForCausalLM(config).to(dtype).eval()
+    torch.nn.init.normal_(model.lm_head.weight, std=config.initializer_range)  # it starts at zero, unlike trained ones
+    return model
+
+
+def _peak_memory(device: str) -> float:
+    """Peak bytes so far: of the whole process on a CPU, of torch's allocator on a GPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

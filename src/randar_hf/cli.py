@@ -1,0 +1,177 @@
+"""The command line, `randar-hf`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+TYPES = ("float32", "bfloat16", "float16")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers wrong input with one line and exit code 2."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Run `randar-hf`.
+
+    Args:
+        arguments (`list[str]`, *optional*): the words of the command line; `sys.argv` by default.
+
+    Returns:
+        `int`: 0 on success, 2 for wrong input, after one line on stderr.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "training_command"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        options.run(options, rest)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"randar-hf {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="randar-hf", description="Autoregressive image generation in any order.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="show on one picture what the shipped model can do")
+    demo.add_argument("--output", default="demo.png", help="picture to write (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+    demo.set_defaults(run=_demo)
+
+    generate = commands.add_parser("generate", help="generate images of classes")
+    _add_generate_options(generate)
+    generate.set_defaults(run=_generate)
+
+    bench = commands.add_parser("bench", help="measure speed and memory with random weights")
+    _add_bench_options(bench)
+    bench.set_defaults(run=_bench)
+
+    for name, help_text in (
+        ("train-tokenizer", "train an image tokenizer"),
+        ("tokenize", "turn a data set of images into a data set of tokens"),
+        ("train", "train RandAR on a data set of tokens"),
+    ):
+        training = commands.add_parser(name, help=help_text, add_help=False)
+        training.set_defaults(run=_train, training_command=name)
+    return parser
+
+
+def _add_generate_options(parser: argparse.ArgumentParser):
+    parser.add_argument("labels", nargs="+", help="class names or ids")
+    parser.add_argument("--model", help="folder or Hub name of a pipeline (default: the shipped digits)")
+    parser.add_argument("--output", default="images.png", help="picture to write (default: %(default)s)")
+    parser.add_argument("--num-images", type=int, default=1, help="images for each label")
+    parser.add_argument("--steps", type=int, help="decoding steps, up to one per token")
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--guidance-schedule", help="linear or constant")
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--order", help="name of a decoding order")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next ones count up")
+    parser.add_argument("--dtype", choices=TYPES, default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+
+
+def _add_bench_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--size", default="demo", help="B, L, XL, XXL or demo (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="decoding steps (default: 88, or one per token)")
+    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 turns guidance off")
+    parser.add_argument("--dtype", choices=TYPES, default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs after the warm-up")
+
+
+def check_output(path: str, overwrite: bool) -> Path:
+    """The path of a picture to write; raises before any work if it exists, or if its folder does not."""
+    output = Path(path)
+    if output.exists() and not overwrite:
+        raise ValueError(f"`--output` {path} exists; --overwrite replaces it.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"`--output` lies in the folder {output.parent}, which does not exist.")
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"`--output` must end in .png, .jpg or .webp, got {path}.")
+    return output
+
+
+def _demo(options: argparse.Namespace, rest: list[str]):
+    output = check_output(options.output, options.overwrite)
+    from .demo import draw_demo
+
+    draw_demo(options.seed).save(output)
+    print(f"wrote {output}")
+
+
+def _generate(options: argparse.Namespace, rest: list[str]):
+    output = check_output(options.output, options.overwrite)
+    import torch
+    from diffusers.utils import make_image_grid
+
+    from . import demo_checkpoint
+    from .pipelines import RandARPipeline
+
+    pipe = RandARPipeline.from_pretrained(options.model or demo_checkpoint(), dtype=getattr(torch, options.dtype))
+    pipe.to(options.device)
+    labels = [int(label) if label.lstrip("-").isdigit() else label for label in options.labels]
+    count = len(labels) * options.num_images
+    images = pipe(
+        labels,
+        num_images_per_prompt=options.num_images,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        guidance_schedule=options.guidance_schedule,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        order=options.order,
+        generator=[torch.Generator().manual_seed(options.seed + i) for i in range(count)],
+    ).images
+    make_image_grid(images, rows=len(labels), cols=options.num_images).save(output)
+    print(f"wrote {output}")
+
+
+def _bench(options: argparse.Namespace, rest: list[str]):
+    from .bench import measure
+
+    result = measure(
+        options.size,
+        batch_size=options.batch_size,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        dtype=options.dtype,
+        device=options.device,
+        runs=options.runs,
+    )
+    for name, value in result.items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _train(options: argparse.Namespace, rest: list[str]):
+    from transformers import HfArgumentParser
+
+    from . import training
+
+    config_class, function = {
+        "train-tokenizer": (training.TokenizerTrainingConfig, training.train_tokenizer),
+        "tokenize": (training.TokenizingConfig, training.tokenize_images),
+        "train": (training.TrainingConfig, training.train),
+    }[options.training_command]
+    parser = HfArgumentParser(config_class, prog=f"randar-hf {options.training_command}")
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    (config,) = parser.parse_args_into_dataclasses(rest)
+    function(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Tiny real components."""
+
+import pytest
+import torch
+from diffusers import VQModel
+
+from randar_hf import RandARConfig, RandARForCausalLM
+
+
+CLASS_NAMES = {0: "tench", 1: "great white shark, white shark", 2: "crane", 3: "crane", 4: "sea snake"}
+
+
+def build_model(**overrides) -> RandARForCausalLM:
+    """A model of two layers on a 4 x 4 grid, with a head that is not zero and no dropout."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_classes": 5,
+        "grid_size": 4,
+        "class_dropout": 0.0,
+        "token_dropout": 0.0,
+        "residual_dropout": 0.0,
+        "mlp_dropout": 0.0,
+        "initializer_range": 0.3,
+    }
+    model = RandARForCausalLM(RandARConfig(**{**settings, **overrides})).eval()
+    torch.nn.init.normal_(model.lm_head.weight, std=0.3)
+    return model
+
+
+def build_vqvae(**overrides) -> VQModel:
+    """A tokenizer with 4 x 4 pixels a token."""
+    torch.manual_seed(0)
+    settings = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "vq_embed_dim": 4,
+        "num_vq_embeddings": 32,
+        "norm_num_groups": 4,
+        "lookup_from_codebook": True,
+        "mid_block_add_attention": False,
+    }
+    return VQModel(**{**settings, **overrides}).eval()
+
+
+@pytest.fixture
+def make_model():
+    return build_model
+
+
+@pytest.fixture
+def make_vqvae():
+    return build_vqvae
+
+
+@pytest.fixture
+def model():
+    return build_model()
+
+
+@pytest.fixture
+def vqvae():
+    return build_vqvae()
+
+
+@pytest.fixture
+def class_names():
+    return dict(CLASS_NAMES)
+
+
+@pytest.fixture
+def generators():
+    """`generators(3)` gives three generators with the seeds 0, 1, 2."""
+    return lambda count, first=0: [torch.Generator().manual_seed(first + i) for i in range(count)]

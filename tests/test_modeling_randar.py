@@ -1,0 +1,243 @@
+"""The model: variants, backends, saving, training behaviour."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from randar_hf import RandARForCausalLM, RandARModel
+from randar_hf.orders import make_order
+
+
+VARIANTS = ["rope", "dense", "merge", "none"]
+
+
+def draw_batch(batch_size=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(32, (batch_size, 16), generator=generator)
+    labels = torch.randint(5, (batch_size,), generator=generator)
+    return tokens, labels, make_order("random", 4, 4, batch_size, generator)
+
+
+def order_for(kind, order):
+    return None if kind == "none" else order
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_prediction_sees_earlier_tokens_only(make_model, kind):
+    model = make_model(position_instruction=kind)
+    tokens, labels, order = draw_batch()
+    order = order_for(kind, order)
+    places = torch.arange(16).expand(3, -1) if order is None else order
+    changed = tokens.scatter(1, places[:, 7:8], (tokens.gather(1, places[:, 7:8]) + 1) % 32)
+    with torch.no_grad():
+        before = model(tokens, labels, order=order).logits
+        after = model(changed, labels, order=order).logits
+    assert torch.equal(before[:, :8], after[:, :8])
+    assert (before[:, 8:] != after[:, 8:]).any(dim=-1).all()
+
+
+def test_position_instruction_says_where(make_model):
+    # Two orders that differ in the last two places only: same context, another question, another answer.
+    model = make_model()
+    tokens, labels, order = draw_batch(1)
+    swapped = order.clone()
+    swapped[0, 14:] = order[0, 14:].flip(0)
+    with torch.no_grad():
+        first, second = (model(tokens, labels, order=o).logits for o in (order, swapped))
+    assert torch.equal(first[:, :14], second[:, :14])
+    assert not torch.allclose(first[:, 14], second[:, 14])
+
+
+def test_loss_is_the_mean_cross_entropy_at_the_ordered_places(model):
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        outputs = model(tokens, labels, order=order, labels=tokens)
+    nats = -outputs.logits.log_softmax(-1).gather(-1, tokens.gather(1, order)[..., None])
+    torch.testing.assert_close(outputs.loss, nats.mean())
+
+
+def test_order_may_be_shared_and_is_raster_by_default(model):
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        shared = model(tokens, labels, order=order[0]).logits
+        assert torch.equal(shared, model(tokens, labels, order=order[:1].expand(3, -1)).logits)
+        assert torch.equal(model(tokens, labels).logits, model(tokens, labels, order=torch.arange(16)).logits)
+
+
+def test_null_class_is_the_default_class(model):
+    tokens, _, order = draw_batch()
+    with torch.no_grad():
+        null = model(tokens, torch.full((3,), 5), order=order).logits
+        assert torch.equal(model(tokens, order=order).logits, null)
+
+
+def test_class_slot_is_attended_to_with_score_zero(make_model):
+    model = make_model()
+    tokens, labels, order = draw_batch()
+    seen = {}
+    attention = model.model.layers[0].self_attn
+    attention.register_forward_hook(
+        lambda module, args, kwargs, output: seen.update(rotary=args[1] if len(args) > 1 else kwargs["rotary"]),
+        with_kwargs=True,
+    )
+    model(tokens, labels, order=order)
+    assert seen["rotary"][:, 0].abs().max() == 0 and (seen["rotary"][:, 1:] != 0).any(-1).any(-1).all()
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_sdpa_equals_eager(make_model, kind):
+    model = make_model(position_instruction=kind, num_key_value_heads=2)
+    tokens, labels, order = draw_batch()
+    results = {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            results[implementation] = model(tokens, labels, order=order_for(kind, order)).logits
+    torch.testing.assert_close(results["eager"], results["sdpa"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_flex_equals_eager(make_model):
+    model = make_model()
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        expected = model(tokens, labels, order=order).logits
+        drawn = model.generate(labels, num_inference_steps=5, order=order, do_sample=False)
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model(tokens, labels, order=order).logits, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(model.generate(labels, num_inference_steps=5, order=order, do_sample=False), drawn)
+
+
+def test_grouped_heads_equal_repeated_heads(make_model):
+    grouped, full = make_model(num_key_value_heads=2), make_model()
+    state = grouped.state_dict()
+    for name, tensor in state.items():
+        if "k_proj" in name or "v_proj" in name:
+            state[name] = tensor.unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            grouped(tokens, labels, order=order).logits, full(tokens, labels, order=order).logits
+        )
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load(make_model, tmp_path, kind, dtype):
+    model = make_model(position_instruction=kind).to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded, report = RandARForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert loaded.dtype == dtype and not any(report.values())
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        first, second = (m(tokens, labels, order=order_for(kind, order)).logits for m in (model, loaded))
+    assert torch.equal(first, second)
+    loaded.save_pretrained(tmp_path / "again")
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_rotary_table_stays_exact_in_bfloat16(make_model):
+    # Positions are turned in float32 whatever the weights are, so no table drifts when a model is cast.
+    model = make_model()
+    exact = model.model.rotary_table(4, 4, "cpu")
+    assert torch.equal(model.to(torch.bfloat16).model.rotary_table(4, 4, "cpu"), exact)
+
+
+def test_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).model_type == "randar"
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), RandARForCausalLM)
+    base = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(base, RandARModel)
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        hidden = base(tokens, labels, order=order).last_hidden_state
+        torch.testing.assert_close(model.lm_head(hidden[:, 1::2]), model(tokens, labels, order=order).logits)
+
+
+def test_auto_classes_need_one_import(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    code = (
+        "import randar_hf; from transformers import AutoModelForCausalLM; "
+        f"print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "RandARForCausalLM"
+
+
+def test_truncated_weights_are_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(Exception, match="(?i)safetensors|invalid|incomplete|header"):
+        RandARForCausalLM.from_pretrained(tmp_path)
+
+
+def test_hidden_states_and_attentions(make_model):
+    model = make_model()
+    model.set_attn_implementation("eager")
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        outputs = model(tokens, labels, order=order, output_hidden_states=True, output_attentions=True)
+        pair = model(tokens, labels, order=order, return_dict=False)
+    assert len(outputs.hidden_states) == 3 and outputs.hidden_states[0].shape == (3, 32, 32)
+    assert len(outputs.attentions) == 2 and outputs.attentions[0].shape == (3, 4, 32, 32)
+    assert torch.equal(pair[0], outputs.logits)
+
+
+def test_activation_checkpointing_gives_the_same_gradients(make_model):
+    tokens, labels, order = draw_batch()
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model(tokens, labels, order=order, labels=tokens).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_every_parameter_learns(make_model, kind):
+    model = make_model(position_instruction=kind).train()
+    tokens, labels, order = draw_batch()
+    model(tokens, labels, order=order_for(kind, order), labels=tokens).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    if kind != "none":
+        assert (model.model.position_instruction.grad != 0).any()
+
+
+def test_class_dropout_replaces_classes_in_training_only(make_model):
+    model = make_model(class_dropout=0.5)
+    labels = torch.zeros(4000, dtype=torch.long)
+    assert (model.model._drop_classes(labels) == 0).all()
+    torch.manual_seed(0)
+    dropped = (model.train().model._drop_classes(labels) == 5).float().mean()
+    assert abs(dropped - 0.5) < 0.03
+
+
+def test_token_dropout_changes_training_only(make_model):
+    model = make_model(token_dropout=0.5)
+    tokens, labels, order = draw_batch()
+    with torch.no_grad():
+        assert torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
+        model.train()
+        first, second = (model(tokens, labels, order=order).logits for _ in range(2))
+    assert not torch.equal(first[:, 1:], second[:, 1:])
+    torch.testing.assert_close(first[:, 0], second[:, 0])  # before any image token nothing is dropped
+
+
+def test_wrong_number_of_tokens_is_named(model):
+    with pytest.raises(ValueError, match="input_ids"):
+        model(torch.zeros(1, 15, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", ["dense", "merge"])
+def test_dense_instructions_know_their_grid_only(make_model, kind):
+    with pytest.raises(ValueError, match="position_instruction"):
+        make_model(position_instruction=kind).generate([0], grid_size=(4, 5), num_inference_steps=4)

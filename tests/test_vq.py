@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from randar_hf import vq
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (20, 4)])
+def test_any_rectangle(vqvae, height, width):
+    pixels = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tokens = vq.encode(vqvae, pixels)
+    assert tokens.shape == (2, height // 4, width // 4) and tokens.dtype == torch.long
+    assert vq.decode(vqvae, tokens).shape == pixels.shape
+
+
+def test_tokens_are_the_nearest_codes(vqvae):
+    vqvae.quantize.embedding.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        latents = vqvae.encode(pixels).latents  # (2, C, 4, 4)
+    codes = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    nearest = torch.cdist(codes.double(), vqvae.quantize.embedding.weight.double()).argmin(dim=1)
+    assert torch.equal(vq.encode(vqvae, pixels).flatten(), nearest)
+
+
+def test_decoding_looks_up_the_codebook(vqvae):
+    tokens = torch.arange(16).view(1, 4, 4)
+    latents = vqvae.quantize.embedding(tokens).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = vqvae.decoder(vqvae.post_quant_conv(latents))
+    torch.testing.assert_close(vq.decode(vqvae, tokens), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "error"),
+    [
+        ("a picture", TypeError),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), TypeError),
+        (torch.zeros(3, 16, 16), ValueError),
+        (torch.zeros(1, 1, 16, 16), ValueError),
+        (torch.zeros(1, 3, 18, 16), ValueError),
+        (torch.zeros(1, 3, 0, 16), ValueError),
+    ],
+)
+def test_what_is_no_image(vqvae, pixels, error):
+    with pytest.raises(error, match="pixels"):
+        vq.encode(vqvae, pixels)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [
+        (torch.zeros(1, 4, 4), TypeError),
+        (torch.zeros(4, 4, dtype=torch.long), ValueError),
+        (torch.full((1, 4, 4), 32), ValueError),
+        (torch.full((1, 4, 4), -1), ValueError),
+    ],
+)
+def test_what_are_no_tokens(vqvae, tokens, error):
+    with pytest.raises(error, match="tokens"):
+        vq.decode(vqvae, tokens)

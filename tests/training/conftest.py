@@ -1,0 +1,120 @@
+"""Small synthetic data and trained-for-two-steps components for the tests of `randar_hf.training`."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, tokenize_images, train_tokenizer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads():
+    """Tiny tensors are quickest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Forget the previous test's process-wide settings, such as its precision."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def make_picture(label: int, index: int) -> PILImage.Image:
+    """A 16 x 16 picture: stripes whose direction and colour tell the class."""
+    rng = np.random.default_rng([label, index])
+    pixels = rng.integers(0, 40, (16, 16, 3), dtype=np.uint8)
+    stripe = slice(4 * (index % 3), 4 * (index % 3) + 5)
+    pixels[(stripe, slice(None)) if label else (slice(None), stripe)] += 200
+    return PILImage.fromarray(pixels)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """An image folder: train and validation, two classes."""
+    folder = tmp_path_factory.mktemp("folder")
+    for split, count in {"train": 8, "validation": 3}.items():
+        for label, name in enumerate(["down", "across"]):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                make_picture(label, index).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_parquet(tmp_path_factory):
+    """The same pictures as parquet files, with other column names."""
+    folder = tmp_path_factory.mktemp("parquet")
+    features = Features({"picture": Image(), "kind": ClassLabel(names=["down", "across"])})
+    for split, count in {"train": 8, "validation": 3}.items():
+        kinds = [label for label in range(2) for _ in range(count)]
+        pictures = [make_picture(label, index) for label in range(2) for index in range(count)]
+        rows = Dataset.from_dict({"picture": pictures, "kind": kinds}, features=features)
+        rows.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer_settings():
+    """Settings of a tokenizer that trains in a second: 16 x 16 pixels to 4 x 4 tokens."""
+    return {
+        "image_size": 16,
+        "block_out_channels": [4, 4, 4],
+        "codebook_size": 16,
+        "code_dim": 2,
+        "batch_size": 4,
+        "max_steps": 4,
+        "warmup_steps": 1,
+        "restart_steps": 2,
+        "logging_steps": 2,
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(image_folder, small_tokenizer_settings, tmp_path_factory):
+    """A trained tokenizer."""
+    folder = tmp_path_factory.mktemp("runs") / "tokenizer"
+    train_tokenizer(
+        TokenizerTrainingConfig(dataset=str(image_folder), output_dir=str(folder), **small_tokenizer_settings)
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def token_folder(image_folder, tokenizer_folder, tmp_path_factory):
+    """Token rows of both splits."""
+    folder = tmp_path_factory.mktemp("runs") / "tokens"
+    for split in ("train", "validation"):
+        tokenize_images(
+            TokenizingConfig(
+                dataset=str(image_folder), tokenizer=str(tokenizer_folder), output_dir=str(folder), split=split
+            )
+        )
+    return folder
+
+
+@pytest.fixture
+def training_settings(token_folder, tmp_path):
+    """Settings of a RandAR that trains in a second, with dropout on."""
+    return {
+        "dataset": str(token_folder),
+        "output_dir": str(tmp_path / "run"),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "batch_size": 4,
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "validation_steps": 100,
+        "checkpointing_steps": 3,
+    }

@@ -1,0 +1,26 @@
+"""Pictures drawn during training, through the pipeline that users have."""
+
+from pathlib import Path
+
+import torch
+from diffusers import VQModel
+from diffusers.utils import make_image_grid
+
+from randar_hf import RandARForCausalLM
+from randar_hf.pipelines import RandARPipeline
+
+
+MAX_CLASSES = 10
+ROWS = 4
+
+
+def save_preview(model: RandARForCausalLM, vqvae: VQModel, path: Path, seed: int) -> None:
+    """Write a picture grid: a column per class (the first ten), four pictures each, the same seeds every time."""
+    pipeline = RandARPipeline(transformer=model, vqvae=vqvae)
+    pipeline.set_progress_bar_config(disable=True)
+    classes = min(model.config.num_classes, MAX_CLASSES)
+    labels = list(range(classes)) * ROWS
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(labels))]
+    images = pipeline(class_labels=labels, generator=generators).images
+    path.parent.mkdir(exist_ok=True)
+    make_image_grid(images, rows=ROWS, cols=classes).save(path)
