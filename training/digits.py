@@ -1,6 +1,8 @@
 """The recipe of the checkpoint that ships with the package: handwritten digits on two cores, in under an hour.
 
-    python -m randar_hf.training.digits --output-dir runs/digits
+```sh
+python -m randar_hf.training.digits --output-dir runs/digits
+```
 
 Data: scikit-learn's 1,797 scans, a fixed fifth held out (`digits_data`). Model: 8 x 8 tokens of 64 kinds, a tokenizer
 of 0.3M parameters and a RandAR of 1.5M. It writes, under the output folder, `images/`, `tokenizer/`, `tokens/`,
@@ -27,6 +29,7 @@ from .training_config import TrainingConfig
 
 
 GUIDANCE_SCALE = 2.0
+IMAGES_PER_CLASS = 50
 
 
 @dataclass(kw_only=True)
@@ -124,7 +127,10 @@ def run_recipe(config: DigitsConfig) -> dict:
         print(as_command(name, step), flush=True)
         function(step)
     pipeline = assemble_pipeline(folder)
-    return evaluate_digits(DigitsEvaluationConfig(model=str(pipeline), output=str(folder / "evaluation.json")))
+    output = str(folder / "evaluation.json")
+    return evaluate_digits(
+        DigitsEvaluationConfig(model=str(pipeline), output=output, images_per_class=IMAGES_PER_CLASS)
+    )
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """The numbers of a digits checkpoint, against the held-out scans and a classifier that never saw a generated digit.
 
-    python -m randar_hf.training.digits_evaluation --model runs/digits/pipeline
+```sh
+python -m randar_hf.training.digits_evaluation --model runs/digits/pipeline
+```
 """
 
 import json

@@ -31,7 +31,9 @@ def claim_output_dir(accelerator: Accelerator, config, command: str, resume: boo
         if not holds_run:
             raise ValueError(f"output_dir: {str(folder)!r} holds other files; choose an empty or new folder")
         if not config.overwrite:
-            raise ValueError(f"output_dir: {str(folder)!r} holds another run; resume it, ask to overwrite, or choose another")
+            raise ValueError(
+                f"output_dir: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
+            )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not resume:
         if in_use:

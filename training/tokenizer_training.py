@@ -60,9 +60,9 @@ class TokenizerTrainingConfig:
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         if not self.block_out_channels or min(self.block_out_channels) < 1:
-            raise ValueError(f"block_out_channels: {self.block_out_channels} was given; whole numbers above 0 are needed")
+            raise ValueError(f"block_out_channels: {self.block_out_channels} was given; all must be above 0")
         if self.codebook_size > 65_536:
-            raise ValueError(f"codebook_size: {self.codebook_size} was given; tokens are stored in 16 bits, at most 65536")
+            raise ValueError(f"codebook_size: {self.codebook_size} was given; at most 65536 fit into 16 bits")
         if self.image_size % self.downsampling:
             raise ValueError(
                 f"image_size: {self.image_size} was given; with {len(self.block_out_channels)} levels it must be "
@@ -158,10 +158,10 @@ def _fit(config, accelerator, model, optimizer, schedule, loader) -> None:
             keeper.replace_unused(accelerator)
         progress.update()
         if step % config.logging_steps == 0:
-            scalars = {"reconstruction": reconstruction, "commitment": output.commit_loss, "gradient_norm": gradient_norm}
-            scalars = {name: value.item() for name, value in scalars.items()}
-            progress.set_postfix(reconstruction=f"{scalars['reconstruction']:.4f}")
-            accelerator.log({**scalars, "learning_rate": schedule.get_last_lr()[0]}, step=step)
+            progress.set_postfix(reconstruction=f"{reconstruction.item():.4f}")
+            losses = {"reconstruction": reconstruction.item(), "commitment": output.commit_loss.item()}
+            rates = {"gradient_norm": gradient_norm.item(), "learning_rate": schedule.get_last_lr()[0]}
+            accelerator.log(losses | rates, step=step)
     progress.close()
 
 

@@ -119,9 +119,9 @@ class Trainer:
             return
         bar = tqdm(total=config.max_steps, initial=progress.step, desc="RandAR")
         self.model.train()
-        for progress.epoch, number, batch in endless_batches(self.loader, progress.epoch, progress.batch):
-            gradient_norm = self.micro_step(batch, progress.epoch, number)
-            progress.batch = number + 1
+        for epoch, number, batch in endless_batches(self.loader, progress.epoch, progress.batch):
+            gradient_norm = self.micro_step(batch, epoch, number)
+            progress.epoch, progress.batch = epoch, number + 1
             if not self.accelerator.sync_gradients:
                 continue
             progress.step += 1

@@ -13,7 +13,8 @@ class TrainingConfig:
     dataset: str = field(metadata={"help": "token rows: parquet folder or file, or a data set's Hub name"})
     output_dir: str = field(metadata={"help": "folder for checkpoints, previews and the trained model"})
     tokenizer: str | None = field(
-        default=None, metadata={"help": "folder or Hub name of the tokenizer: checked against the tokens, for previews"}
+        default=None,
+        metadata={"help": "folder or Hub name of the tokenizer: must be that of the tokens; draws previews"},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})

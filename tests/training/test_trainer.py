@@ -97,7 +97,8 @@ def test_loss_falls(training_settings):
 
 
 def test_learning_rate_counts_optimizer_steps(training_settings):
-    rows = read_metrics(train(TrainingConfig(**training_settings, gradient_accumulation_steps=2, lr_schedule="linear")))
+    training_settings |= {"gradient_accumulation_steps": 2, "lr_schedule": "linear"}
+    rows = read_metrics(train(TrainingConfig(**training_settings)))
     rates = [row["learning_rate"] for row in rows]
     assert rates == pytest.approx([5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3, 0.0])
 
@@ -169,7 +170,13 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("max_steps", 0), ("batch_size", -1), ("learning_rate", 0.0), ("lr_schedule", "step"), ("mixed_precision", "int4")],
+    [
+        ("max_steps", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("lr_schedule", "step"),
+        ("mixed_precision", "int4"),
+    ],
 )
 def test_settings_out_of_range_are_named(training_settings, setting, value):
     with pytest.raises(ValueError, match=f"{setting}: "):

@@ -1,0 +1,204 @@
+"""RandARPipeline, in the manner of diffusers' own pipeline tests."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_loading_utils import _get_custom_components_and_folders
+
+from randar_hf.pipelines import RandARPipeline
+
+
+@pytest.fixture
+def pipe(model, vqvae, class_names):
+    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tokens(pipe, *args, seed=0, **kwargs):
+    return pipe(*args, generator=torch.Generator().manual_seed(seed), output_type="latent", **kwargs).images
+
+
+def test_output_types(pipe):
+    images = {}
+    for output_type in ("pil", "np", "pt"):
+        generator = torch.Generator().manual_seed(0)
+        images[output_type] = pipe([0, 1], generator=generator, output_type=output_type).images
+    assert all(isinstance(image, PIL.Image.Image) and image.size == (16, 16) for image in images["pil"])
+    assert images["np"].shape == (2, 16, 16, 3) and 0 <= images["np"].min() and images["np"].max() <= 1
+    assert images["pt"].shape == (2, 3, 16, 16)
+    np.testing.assert_allclose(images["pt"].permute(0, 2, 3, 1).numpy(), images["np"], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(images["pil"][1]) / 255, images["np"][1], atol=0.5 / 255 + 1e-6)
+    assert tokens(pipe, [0, 1]).shape == (2, 16)
+
+
+def test_pictures_are_the_decoded_tokens(pipe):
+    drawn = tokens(pipe, [3])
+    pixels = pipe(3, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    expected = (pipe.decode_latents(drawn, 4, 4) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(pixels, expected)
+
+
+def test_tuple(pipe):
+    (images,) = pipe(0, return_dict=False)
+    assert len(images) == 1
+
+
+def test_labels_by_id_name_and_mixture(pipe):
+    assert pipe.get_label_ids(["tench", 4, "white shark", "great white shark, white shark"]) == [0, 4, 1, 1]
+    assert pipe.get_label_ids(torch.tensor([2, 3])) == [2, 3]
+    assert pipe.get_label_ids([[1], [4]]) == [1, 4]
+    assert torch.equal(tokens(pipe, "sea snake"), tokens(pipe, 4))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("white shrak", "white shark"),
+        ("crane", r"\[2, 3\]"),
+        (6, "between 0 and 4"),
+        (-1, "between 0 and 4"),
+        ([], "at least one"),
+    ],
+)
+def test_wrong_labels(pipe, label, message):
+    with pytest.raises(ValueError, match=f"`class_labels`.*{message}"):
+        pipe(label)
+
+
+def test_names_need_names(model, vqvae):
+    with pytest.raises(ValueError, match="id2label"):
+        RandARPipeline(model, vqvae)("tench")
+    with pytest.raises(TypeError, match="class_labels"):
+        RandARPipeline(model, vqvae)(1.5)
+
+
+def test_images_per_prompt_and_generators(pipe, generators):
+    together = pipe([1, 4], num_images_per_prompt=2, generator=generators(4), output_type="latent").images
+    for i, label in enumerate([1, 1, 4, 4]):
+        alone = pipe(label, generator=generators(1, first=i), output_type="latent").images
+        assert torch.equal(together[i : i + 1], alone)
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("num_images_per_prompt", {"num_images_per_prompt": 0}),
+        ("output_type", {"output_type": "jpeg"}),
+        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
+        ("num_inference_steps", {"num_inference_steps": 17}),
+        ("temperature", {"temperature": 0}),
+        ("guidance_scale", {"guidance_scale": float("nan")}),
+        ("order", {"order": "zigzag"}),
+        ("generator", {"generator": [torch.Generator()] * 3}),
+    ],
+)
+def test_bad_input_is_named(pipe, named, arguments):
+    with pytest.raises(ValueError, match=f"`{named}`"):
+        pipe([0, 1], **arguments)
+
+
+def test_callback_sees_every_step(pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, inputs):
+        seen.append((step, int((inputs["latents"] >= 0).sum())))
+        return inputs
+
+    pipe(0, num_inference_steps=5, callback_on_step_end=callback)
+    assert [step for step, _ in seen] == list(range(5)) and pipe.num_timesteps == 5
+    counts = [count for _, count in seen]
+    assert counts == sorted(counts) and counts[-1] == 16
+
+
+def test_callback_changes_latents(pipe):
+    def callback(pipe, step, timestep, inputs):
+        if step == pipe.num_timesteps - 1:
+            inputs["latents"] = torch.zeros_like(inputs["latents"])
+        return inputs
+
+    assert (tokens(pipe, 0, callback_on_step_end=callback) == 0).all()
+
+
+def test_callback_changes_guidance(pipe):
+    def callback(pipe, step, timestep, inputs):
+        pipe._guidance_scale = 0.0
+        return inputs
+
+    settings = {"guidance_schedule": "constant", "order": "raster", "num_inference_steps": 16}
+    changed = tokens(pipe, 0, guidance_scale=3.0, callback_on_step_end=callback, **settings)
+    assert not torch.equal(changed, tokens(pipe, 0, guidance_scale=3.0, **settings))
+    assert pipe.guidance_scale == 3.0
+
+
+def test_callback_stops(pipe):
+    def callback(pipe, step, timestep, inputs):
+        pipe._interrupt = step == 2
+        return inputs
+
+    drawn = tokens(pipe, 0, num_inference_steps=16, order="raster", callback_on_step_end=callback)
+    assert (drawn[0] >= 0).tolist() == [True] * 3 + [False] * 13
+    image = pipe(0, num_inference_steps=16, order="raster", callback_on_step_end=callback, output_type="np").images
+    assert (image[0, 4:] == 0.5).all() and (image[0, :4, :12] != 0.5).any()  # cells not decoded are grey
+
+
+def test_save_and_load(pipe, tmp_path, class_names):
+    pipe.save_pretrained(tmp_path)
+    loaded = RandARPipeline.from_pretrained(tmp_path)
+    assert loaded.id2label == class_names
+    assert torch.equal(tokens(loaded, "tench"), tokens(pipe, "tench"))
+    loaded.save_pretrained(tmp_path / "again")
+    for name in ("transformer/config.json", "transformer/generation_config.json", "vqvae/config.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_stored_components_pass_the_check_for_hub_repositories(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["transformer"] == ["randar_hf", "RandARForCausalLM"]
+    components = {name: value for name, value in index.items() if not name.startswith("_") and name != "id2label"}
+    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    custom, folders = _get_custom_components_and_folders("someone/model", components, files)
+    assert custom == {} and sorted(folders) == ["transformer", "vqvae"]
+
+
+def test_load_through_the_base_class(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "pipeline.py").write_text("from randar_hf.pipelines import RandARPipeline\n")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline="pipeline", trust_remote_code=True)
+    assert torch.equal(tokens(loaded, 2), tokens(pipe, 2))
+
+
+def test_from_pipe_shares_components(pipe):
+    other = RandARPipeline.from_pipe(pipe)
+    assert other.transformer is pipe.transformer and other.vqvae is pipe.vqvae and other.id2label == pipe.id2label
+    assert torch.equal(tokens(other, 1), tokens(pipe, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(pipe, tmp_path, dtype):
+    pipe.save_pretrained(tmp_path)
+    loaded = RandARPipeline.from_pretrained(tmp_path, dtype=dtype)
+    assert loaded.transformer.dtype == dtype and loaded.vqvae.dtype == dtype
+    image = loaded([0, 1], output_type="np").images
+    assert np.isfinite(image).all()
+
+
+def test_offload_hooks(pipe):
+    expected = tokens(pipe, [0, 1])
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(tokens(pipe, [0, 1]), expected)
+    assert len(pipe(0).images) == 1
+
+
+def test_progress_bar(pipe, capsys):
+    pipe.set_progress_bar_config(disable=False)
+    pipe(0, num_inference_steps=5)
+    assert "5/5" in capsys.readouterr().err
+    pipe.set_progress_bar_config(disable=True)
+    pipe(0, num_inference_steps=5)
+    assert capsys.readouterr().err == ""
