@@ -105,6 +105,20 @@ def check_output(path: str, overwrite: bool) -> Path:
     return output
 
 
+def load_pipeline(model: str | None, dtype: str):
+    """The pipeline in a folder or on the Hub, by default the shipped one; a `ValueError` says why it can't be loaded."""
+    import torch
+    from safetensors import SafetensorError
+
+    from . import demo_checkpoint
+    from .pipelines import RandARPipeline
+
+    try:
+        return RandARPipeline.from_pretrained(model or demo_checkpoint(), dtype=getattr(torch, dtype))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"`--model` {model} cannot be loaded: {error}") from error
+
+
 def _demo(options: argparse.Namespace, rest: list[str]):
     output = check_output(options.output, options.overwrite)
     from .demo import draw_demo
@@ -118,11 +132,7 @@ def _generate(options: argparse.Namespace, rest: list[str]):
     import torch
     from diffusers.utils import make_image_grid
 
-    from . import demo_checkpoint
-    from .pipelines import RandARPipeline
-
-    pipe = RandARPipeline.from_pretrained(options.model or demo_checkpoint(), dtype=getattr(torch, options.dtype))
-    pipe.to(options.device)
+    pipe = load_pipeline(options.model, options.dtype).to(options.device)
     labels = [int(label) if label.lstrip("-").isdigit() else label for label in options.labels]
     count = len(labels) * options.num_images
     images = pipe(
