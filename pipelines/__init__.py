@@ -6,7 +6,9 @@ from .pipeline_randar import RandARPipeline
 
 
 # diffusers loads the components of a Hub repository only from libraries on this list.
-pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = {"RandARPreTrainedModel": ["save_pretrained", "from_pretrained"]}
+pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = {
+    "RandARPreTrainedModel": ["save_pretrained", "from_pretrained"]
+}
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"])
 
 __all__ = ["RandARPipeline"]

@@ -41,7 +41,9 @@ def find_label_id(label: Any, id2label: Mapping[int, str]) -> int:
         for name in {names.strip(), *(part.strip() for part in names.split(","))}:
             ids.setdefault(name, []).append(class_id)
     if not ids:
-        raise ValueError(f"`class_labels` holds the name {label!r}, but this pipeline has no `id2label`: give class ids.")
+        raise ValueError(
+            f"`class_labels` holds the name {label!r}, but this pipeline has no `id2label`: give class ids."
+        )
     found = ids.get(label.strip(), [])
     if not found:
         near = difflib.get_close_matches(label, ids, n=3, cutoff=0.5) or sorted(ids)[:3]

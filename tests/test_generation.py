@@ -36,9 +36,7 @@ def test_cache_equals_recomputation(make_model, kind, steps, scale):
     model = make_model(position_instruction=kind, num_key_value_heads=2)
     order = make_order("random", 4, 4, 2, torch.Generator().manual_seed(0))
     expected = generate_without_cache(model, [1, 4], order, group_sizes(16, steps), scale)
-    drawn = model.generate(
-        [1, 4], order=order, num_inference_steps=steps, guidance_scale=scale, do_sample=False
-    )
+    drawn = model.generate([1, 4], order=order, num_inference_steps=steps, guidance_scale=scale, do_sample=False)
     assert torch.equal(drawn, expected)
 
 

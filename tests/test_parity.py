@@ -33,9 +33,7 @@ def make_checkpoint(case: dict) -> dict[str, torch.Tensor]:
 def randar():
     case = json.loads((FIXTURES / "randar" / "case.json").read_text())
     expected = load_file(FIXTURES / "randar" / "expected.safetensors")
-    model = convert_randar(
-        make_checkpoint(case), num_attention_heads=case["config"]["n_head"], grid_size=4
-    )
+    model = convert_randar(make_checkpoint(case), num_attention_heads=case["config"]["n_head"], grid_size=4)
     return model, expected
 
 

@@ -33,7 +33,7 @@ def start_trackers(accelerator: Accelerator, config, project: str) -> None:
 def make_loader(dataset, batch_size: int, num_workers: int = 0, shuffle: bool = False) -> DataLoader:
     """A loader of whole batches when it shuffles (training), and of all rows in order when not (validation)."""
     if shuffle and len(dataset) < batch_size:
-        raise ValueError(f"batch_size: {batch_size} was given, but the training split has only {len(dataset)} rows")
+        raise ValueError(f"`batch_size`: {batch_size} was given, but the training split has only {len(dataset)} rows")
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=num_workers)
 
 

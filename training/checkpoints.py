@@ -66,13 +66,13 @@ def find_checkpoint(resume: str, folder: Path) -> Path:
     if resume == "latest":
         found = list_checkpoints(folder)
         if not found:
-            raise ValueError(f"resume: there is no checkpoint in {str(folder)!r}")
+            raise ValueError(f"`resume`: there is no checkpoint in {str(folder)!r}")
         checkpoint = found[-1]
     else:
         inside = folder / resume
         checkpoint = inside if inside.is_dir() else Path(resume).expanduser()
         if not checkpoint.is_dir():
-            raise ValueError(f"resume: there is no checkpoint {resume!r}")
+            raise ValueError(f"`resume`: there is no checkpoint {resume!r}")
     check_checkpoint(checkpoint)
     return checkpoint
 
@@ -90,10 +90,10 @@ def check_checkpoint(checkpoint: Path) -> Progress:
         state = json.loads((checkpoint / STATE_FILE).read_text())
         progress, sizes = Progress(**state["progress"]), state["sizes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"resume: {str(checkpoint / STATE_FILE)!r} is missing or damaged: {error}") from error
+        raise ValueError(f"`resume`: {str(checkpoint / STATE_FILE)!r} is missing or damaged: {error}") from error
     for name, size in sizes.items():
         file = checkpoint / name
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
-            raise ValueError(f"resume: {str(file)!r} is damaged: {found} of {size} bytes are there")
+            raise ValueError(f"`resume`: {str(file)!r} is damaged: {found} of {size} bytes are there")
     return progress

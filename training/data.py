@@ -41,22 +41,24 @@ def load_rows(dataset: str, split: str, dataset_config: str | None = None, argum
         if path.is_file():
             return load_dataset("parquet", data_files=str(path), split=split)
         if path.is_absolute() or dataset.startswith(".") or path.suffix == ".parquet":
-            raise MissingDataError(f"{argument}: there is no folder or file {dataset!r}")
+            raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split)
     except MissingDataError:
         raise
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise MissingDataError(
-            f"{argument}: {dataset!r} is no folder or parquet file with data here, nor a data set to load: {error}"
+            f"`{argument}`: {dataset!r} is no folder or parquet file with data here, nor a data set to load: {error}"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{argument}: {dataset!r} with split {split!r} cannot be loaded: {error}") from error
+        raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {error}") from error
 
 
 def check_column(rows: Dataset, argument: str, column: str) -> None:
     """Raise a `ValueError` that names `argument`, the column asked for and those that exist, if it is not there."""
     if column not in rows.column_names:
-        raise ValueError(f"{argument}: there is no column {column!r}; the columns are {', '.join(rows.column_names)}")
+        raise ValueError(
+            f"`{argument}`: there is no column {column!r}; the columns are {', '.join(rows.column_names)}"
+        )
 
 
 def label_names(rows: Dataset, column: str) -> list[str]:
@@ -70,10 +72,10 @@ def label_names(rows: Dataset, column: str) -> list[str]:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not (isinstance(feature, Value) and "int" in feature.dtype):
-        raise ValueError(f"label_column: {column!r} holds {feature}; whole numbers or a ClassLabel are needed")
+        raise ValueError(f"`label_column`: {column!r} holds {feature}; whole numbers or a ClassLabel are needed")
     labels = np.asarray(rows.with_format("numpy")[column][:])
     if labels.min() < 0:
-        raise ValueError(f"label_column: {column!r} holds {labels.min()}; labels start at 0")
+        raise ValueError(f"`label_column`: {column!r} holds {labels.min()}; labels start at 0")
     return [str(label) for label in range(labels.max() + 1)]
 
 
@@ -101,5 +103,5 @@ def pixel_dataset(rows: Dataset, image_column: str, size: int) -> Dataset:
             pictures = pictures.cast_column(image_column, Image())
         except (TypeError, ValueError, pyarrow.ArrowException) as error:
             feature = rows.features[image_column]
-            raise ValueError(f"image_column: {image_column!r} holds {feature}, no pictures") from error
+            raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no pictures") from error
     return pictures.with_transform(partial(_pixel_rows, image_column=image_column, size=size))

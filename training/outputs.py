@@ -26,13 +26,13 @@ def claim_output_dir(accelerator: Accelerator, config, command: str, resume: boo
     folder = Path(config.output_dir).expanduser()
     holds_run, in_use = (folder / RUN_FILE).is_file(), folder.is_dir() and any(folder.iterdir())
     if resume and not holds_run:
-        raise ValueError(f"output_dir: {str(folder)!r} holds no run to resume")
+        raise ValueError(f"`output_dir`: {str(folder)!r} holds no run to resume")
     if in_use and not resume:
         if not holds_run:
-            raise ValueError(f"output_dir: {str(folder)!r} holds other files; choose an empty or new folder")
+            raise ValueError(f"`output_dir`: {str(folder)!r} holds other files; choose an empty or new folder")
         if not config.overwrite:
             raise ValueError(
-                f"output_dir: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
+                f"`output_dir`: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
             )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not resume:

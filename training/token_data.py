@@ -40,9 +40,9 @@ def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
     try:
         return VQModel.from_pretrained(folder)
     except SafetensorError as error:
-        raise ValueError(f"{argument}: the weights in {folder!r} are damaged or cut off: {error}") from error
+        raise ValueError(f"`{argument}`: the weights in {folder!r} are damaged or cut off: {error}") from error
     except OSError as error:
-        raise MissingDataError(f"{argument}: {folder!r} holds no tokenizer: {error}") from error
+        raise MissingDataError(f"`{argument}`: {folder!r} holds no tokenizer: {error}") from error
 
 
 def tokenizer_hash(vqvae: VQModel) -> str:
@@ -94,7 +94,7 @@ def read_settings(dataset: str) -> TokenSettings | None:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     stored = {(pq.read_schema(file).metadata or {}).get(SETTINGS_KEY) for file in files}
     if len(stored) > 1:
-        raise ValueError(f"dataset: the token files in {dataset!r} were made with different tokenizers")
+        raise ValueError(f"`dataset`: the token files in {dataset!r} were made with different tokenizers")
     settings = stored.pop() if stored else None
     return TokenSettings(**json.loads(settings)) if settings else None
 
@@ -103,7 +103,7 @@ def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel, argument: st
     """Raise a `ValueError` if the tokens that `settings` belong to were made by another tokenizer."""
     if settings is not None and settings.tokenizer_hash != (given := tokenizer_hash(vqvae)):
         raise ValueError(
-            f"{argument}: the tokens were made by the tokenizer {settings.tokenizer_hash}, {given} was given"
+            f"`{argument}`: the tokens were made by the tokenizer {settings.tokenizer_hash}, {given} was given"
         )
 
 
@@ -123,5 +123,5 @@ def square_grid(num_tokens: int) -> tuple[int, int]:
     """Rows and columns of a square grid of `num_tokens` tokens, for rows that carry no settings."""
     side = math.isqrt(num_tokens)
     if side * side != num_tokens:
-        raise ValueError(f"dataset: rows of {num_tokens} tokens form no square, and no grid is stored with them")
+        raise ValueError(f"`dataset`: rows of {num_tokens} tokens form no square, and no grid is stored with them")
     return side, side

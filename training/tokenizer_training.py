@@ -60,12 +60,12 @@ class TokenizerTrainingConfig:
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         if not self.block_out_channels or min(self.block_out_channels) < 1:
-            raise ValueError(f"block_out_channels: {self.block_out_channels} was given; all must be above 0")
+            raise ValueError(f"`block_out_channels`: {self.block_out_channels} was given; all must be above 0")
         if self.codebook_size > 65_536:
-            raise ValueError(f"codebook_size: {self.codebook_size} was given; at most 65536 fit into 16 bits")
+            raise ValueError(f"`codebook_size`: {self.codebook_size} was given; at most 65536 fit into 16 bits")
         if self.image_size % self.downsampling:
             raise ValueError(
-                f"image_size: {self.image_size} was given; with {len(self.block_out_channels)} levels it must be "
+                f"`image_size`: {self.image_size} was given; with {len(self.block_out_channels)} levels it must be "
                 f"a multiple of {self.downsampling}"
             )
 

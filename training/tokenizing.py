@@ -55,13 +55,13 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     """
     output = config.output_file
     if output.exists() and not config.overwrite:
-        raise ValueError(f"output_dir: {str(output)!r} exists; ask to overwrite it or choose another folder")
+        raise ValueError(f"`output_dir`: {str(output)!r} exists; ask to overwrite it or choose another folder")
     rows = load_rows(config.dataset, config.split, config.dataset_config)
     class_names = label_names(rows, config.label_column)
     vqvae = load_tokenizer(config.tokenizer)
     image_size = config.image_size or vqvae.config.sample_size
     if image_size % downsampling(vqvae):
-        raise ValueError(f"image_size: {image_size} was given; it must be a multiple of {downsampling(vqvae)}")
+        raise ValueError(f"`image_size`: {image_size} was given; it must be a multiple of {downsampling(vqvae)}")
     pixels = pixel_dataset(rows, config.image_column, image_size)
     side = image_size // downsampling(vqvae)
     settings = TokenSettings(

@@ -71,7 +71,7 @@ def make_model_config(config: TrainingConfig, rows, vqvae: VQModel | None) -> Ra
     if vqvae is not None:
         check_tokenizer(settings, vqvae)
     elif settings is None:
-        raise ValueError("tokenizer: it must be given, since no tokenizer settings are stored with the tokens")
+        raise ValueError("`tokenizer`: it must be given, since no tokenizer settings are stored with the tokens")
     return RandARConfig(
         vocab_size=settings.vocab_size if settings else vqvae.config.num_vq_embeddings,
         grid_size=(settings.height, settings.width) if settings else square_grid(len(tokens[0]["tokens"])),

@@ -62,4 +62,4 @@ class TrainingConfig:
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         if self.resume and self.overwrite:
-            raise ValueError("resume, overwrite: both were given; a run is either continued or started over")
+            raise ValueError("`resume`, `overwrite`: both were given; a run is either continued or started over")

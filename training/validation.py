@@ -6,7 +6,7 @@ def check_positive(config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not value > 0:
-            raise ValueError(f"{name}: {value} was given; it must be above 0")
+            raise ValueError(f"`{name}`: {value} was given; it must be above 0")
 
 
 def check_fraction(config, *names: str) -> None:
@@ -14,11 +14,11 @@ def check_fraction(config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not 0 <= value < 1:
-            raise ValueError(f"{name}: {value} was given; it must be at least 0 and below 1")
+            raise ValueError(f"`{name}`: {value} was given; it must be at least 0 and below 1")
 
 
 def check_choice(config, name: str, allowed: tuple) -> None:
     """Raise a `ValueError` if the named field of `config` is not one of `allowed`."""
     value = getattr(config, name)
     if value not in allowed:
-        raise ValueError(f"{name}: {value!r} was given; it must be one of {', '.join(map(repr, allowed))}")
+        raise ValueError(f"`{name}`: {value!r} was given; it must be one of {', '.join(map(repr, allowed))}")

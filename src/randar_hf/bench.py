@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from . import RandARConfig, RandARForCausalLM, demo_checkpoint
 from .configuration_randar import SIZES
@@ -91,7 +92,7 @@ def _random_model(size: str, dtype: torch.dtype, device: str) -> RandARForCausal
     else:
         raise ValueError(f"`size` must be demo or one of {', '.join(SIZES)}, got {size!r}.")
     with torch.device(device):
-        model = RandARForCausalLM(config).to(dtype).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     torch.nn.init.normal_(model.lm_head.weight, std=config.initializer_range)  # it starts at zero, unlike trained ones
     return model
 

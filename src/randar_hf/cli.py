@@ -106,7 +106,7 @@ def check_output(path: str, overwrite: bool) -> Path:
 
 
 def load_pipeline(model: str | None, dtype: str):
-    """The pipeline in a folder or on the Hub, by default the shipped one; a `ValueError` says why it can't be loaded."""
+    """The pipeline in a folder or on the Hub, by default the shipped one; a `ValueError` says why it does not load."""
     import torch
     from safetensors import SafetensorError
 

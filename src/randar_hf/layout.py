@@ -30,9 +30,7 @@ class Layout(NamedTuple):
     queries: torch.Tensor
 
 
-def list_slots(
-    newest: int | None, start: int, stop: int, num_tokens: int, merged: bool
-) -> list[tuple[int, int]]:
+def list_slots(newest: int | None, start: int, stop: int, num_tokens: int, merged: bool) -> list[tuple[int, int]]:
     """
     Slots that bring the tokens before `start` into the sequence and ask for those from `start` to `stop`.
 

@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_randar import RandARConfig
 from .generation import RandARGenerationConfig, RandARGenerationMixin
 from .layout import Layout, training_layout
+from .linear import Linear
 from .rotary import rotary_table, rotate
 
 
@@ -73,10 +74,10 @@ class RandARAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
         key_value_size = config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = Linear(config.hidden_size, key_value_size, bias=False)
+        self.v_proj = Linear(config.hidden_size, key_value_size, bias=False)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -114,9 +115,9 @@ class RandARMLP(nn.Module):
 
     def __init__(self, config: RandARConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.act_fn = ACT2FN["silu"]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -250,9 +251,7 @@ class RandARModel(RandARPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def rotary_table(self, height: int, width: int, device: torch.device | str) -> torch.Tensor:
         """The [`rotary_table`] of a grid for this model, of shape (height * width + 1, d / 2, 2)."""
@@ -317,7 +316,7 @@ class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin):
     def __init__(self, config: RandARConfig):
         super().__init__(config)
         self.model = RandARModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

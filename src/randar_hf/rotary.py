@@ -7,7 +7,7 @@ def rotary_table(
     height: int, width: int, head_dim: int, theta: float = 10000.0, device: torch.device | str | None = None
 ) -> torch.Tensor:
     """
-    Cosines and sines of every place of a grid; the first half of a head turns with the row, the second with the column.
+    Cosines and sines of every place of a grid; the first half of a head turns with the row, the second the column.
 
     Args:
         height, width (`int`): rows and columns of the grid, at least 1.

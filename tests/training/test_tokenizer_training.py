@@ -55,16 +55,16 @@ def test_codebook_starts_from_encoder_outputs_and_unused_codes_start_over():
 
 def test_bad_input_is_named(image_folder, tokenizer_folder, small_tokenizer_settings, tmp_path):
     settings = {"dataset": str(image_folder), "output_dir": str(tmp_path / "new"), **small_tokenizer_settings}
-    with pytest.raises(FileNotFoundError, match="dataset: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
         train_tokenizer(TokenizerTrainingConfig(**{**settings, "dataset": str(tmp_path / "nowhere")}))
-    with pytest.raises(ValueError, match="image_column: there is no column 'photo'; the columns are image, label"):
+    with pytest.raises(ValueError, match="`image_column`: there is no column 'photo'; the columns are image, label"):
         train_tokenizer(TokenizerTrainingConfig(**settings, image_column="photo"))
-    with pytest.raises(ValueError, match="image_column: 'label' holds .*no pictures"):
+    with pytest.raises(ValueError, match="`image_column`: 'label' holds .*no pictures"):
         train_tokenizer(TokenizerTrainingConfig(**settings, image_column="label"))
-    with pytest.raises(ValueError, match="output_dir: .*holds another run"):
+    with pytest.raises(ValueError, match="`output_dir`: .*holds another run"):
         train_tokenizer(TokenizerTrainingConfig(**{**settings, "output_dir": str(tokenizer_folder)}))
-    with pytest.raises(ValueError, match="image_size: 18 was given"):
+    with pytest.raises(ValueError, match="`image_size`: 18 was given"):
         TokenizerTrainingConfig(**{**settings, "image_size": 18})
-    with pytest.raises(ValueError, match="codebook_size: 70000 was given"):
+    with pytest.raises(ValueError, match="`codebook_size`: 70000 was given"):
         TokenizerTrainingConfig(**{**settings, "codebook_size": 70_000})
     assert not (tmp_path / "new").exists()

@@ -34,7 +34,7 @@ def test_parquet_input_with_other_columns(image_parquet, tokenizer_folder, tmp_p
     settings |= {"image_column": "picture", "label_column": "kind"}
     output = tokenize_images(TokenizingConfig(**settings))
     assert output == tmp_path / "train.parquet" and len(load_rows(str(output), "train")) == 16
-    with pytest.raises(ValueError, match="output_dir: .*exists"):
+    with pytest.raises(ValueError, match="`output_dir`: .*exists"):
         tokenize_images(TokenizingConfig(**settings))
     tokenize_images(TokenizingConfig(**settings, overwrite=True))
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
@@ -46,13 +46,13 @@ def test_bad_input_is_named(image_folder, tokenizer_folder, tmp_path):
         "tokenizer": str(tokenizer_folder),
         "output_dir": str(tmp_path / "tokens"),
     }
-    with pytest.raises(FileNotFoundError, match="dataset: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
         tokenize_images(TokenizingConfig(**{**settings, "dataset": str(tmp_path / "nowhere")}))
-    with pytest.raises(FileNotFoundError, match="tokenizer: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`tokenizer`: .*nowhere"):
         tokenize_images(TokenizingConfig(**{**settings, "tokenizer": str(tmp_path / "nowhere")}))
-    with pytest.raises(ValueError, match="label_column: there is no column 'class'; the columns are image, label"):
+    with pytest.raises(ValueError, match="`label_column`: there is no column 'class'; the columns are image, label"):
         tokenize_images(TokenizingConfig(**settings, label_column="class"))
-    with pytest.raises(ValueError, match="image_size: 18 was given"):
+    with pytest.raises(ValueError, match="`image_size`: 18 was given"):
         tokenize_images(TokenizingConfig(**settings, image_size=18))
     assert not (tmp_path / "tokens").exists()
 
@@ -63,7 +63,7 @@ def test_damaged_tokenizer_is_named(image_folder, tokenizer_folder, tmp_path):
     broken = shutil.copytree(tokenizer_folder, tmp_path / "broken")
     weights = broken / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(ValueError, match="tokenizer: .*broken"):
+    with pytest.raises(ValueError, match="`tokenizer`: .*broken"):
         tokenize_images(
             TokenizingConfig(dataset=str(image_folder), tokenizer=str(broken), output_dir=str(tmp_path / "tokens"))
         )

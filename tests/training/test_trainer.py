@@ -111,7 +111,7 @@ def test_mixed_precision_and_tensorboard(training_settings):
 def test_another_run_is_not_overwritten_unless_asked(training_settings):
     folder = train(TrainingConfig(**training_settings))
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    with pytest.raises(ValueError, match="output_dir: .*holds another run"):
+    with pytest.raises(ValueError, match="`output_dir`: .*holds another run"):
         train(TrainingConfig(**training_settings))
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     train(TrainingConfig(**training_settings, overwrite=True))
@@ -122,7 +122,7 @@ def test_foreign_files_are_never_deleted(training_settings):
     folder = Path(training_settings["output_dir"])
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="output_dir: .*holds other files"):
+    with pytest.raises(ValueError, match="`output_dir`: .*holds other files"):
         train(TrainingConfig(**training_settings, overwrite=True))
     assert (folder / "thesis.txt").read_text() == "years of work"
 
@@ -133,27 +133,27 @@ def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(training_settings, 
     file = folder / "checkpoint-6" / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ValueError, match=f"resume: .*{name}"):
+    with pytest.raises(ValueError, match=f"`resume`: .*{name}"):
         train(TrainingConfig(**training_settings, resume="latest"))
     assert sorted(folder.rglob("*")) == before
 
 
 def test_resuming_nothing_is_an_error(training_settings):
-    with pytest.raises(ValueError, match="resume: there is no checkpoint"):
+    with pytest.raises(ValueError, match="`resume`: there is no checkpoint"):
         train(TrainingConfig(**training_settings, resume="latest"))
-    with pytest.raises(ValueError, match="resume: there is no checkpoint 'elsewhere'"):
+    with pytest.raises(ValueError, match="`resume`: there is no checkpoint 'elsewhere'"):
         train(TrainingConfig(**training_settings, resume="elsewhere"))
 
 
 def test_missing_data_column_and_split_are_named(training_settings, tmp_path):
     missing = str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="dataset: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
         train(TrainingConfig(**{**training_settings, "dataset": missing}))
-    with pytest.raises(ValueError, match="token_column: there is no column 'codes'; the columns are tokens, label"):
+    with pytest.raises(ValueError, match="`token_column`: there is no column 'codes'; the columns are tokens, label"):
         train(TrainingConfig(**training_settings, token_column="codes"))
-    with pytest.raises(ValueError, match="label_column: there is no column 'class'"):
+    with pytest.raises(ValueError, match="`label_column`: there is no column 'class'"):
         train(TrainingConfig(**training_settings, label_column="class"))
-    with pytest.raises(ValueError, match="dataset: .*'test'"):
+    with pytest.raises(ValueError, match="`dataset`: .*'test'"):
         train(TrainingConfig(**training_settings, validation_split="test"))
     assert not Path(training_settings["output_dir"]).exists()
 
@@ -164,7 +164,7 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     other = VQModel.from_pretrained(tokenizer_folder)
     other.quantize.embedding.weight.data += 1
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="tokenizer: the tokens were made by the tokenizer"):
+    with pytest.raises(ValueError, match="`tokenizer`: the tokens were made by the tokenizer"):
         train(TrainingConfig(**training_settings, tokenizer=str(tmp_path / "other")))
 
 
@@ -179,10 +179,10 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     ],
 )
 def test_settings_out_of_range_are_named(training_settings, setting, value):
-    with pytest.raises(ValueError, match=f"{setting}: "):
+    with pytest.raises(ValueError, match=f"`{setting}`: "):
         TrainingConfig(**{**training_settings, setting: value})
 
 
 def test_batch_larger_than_the_data_is_named(training_settings):
-    with pytest.raises(ValueError, match="batch_size: 100 was given"):
+    with pytest.raises(ValueError, match="`batch_size`: 100 was given"):
         train(TrainingConfig(**{**training_settings, "batch_size": 100}))

@@ -1,0 +1,123 @@
+"""The documentation: its Python runs, its commands parse, its options are complete, its links lead somewhere."""
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+from transformers import HfArgumentParser
+
+from randar_hf import cli, training
+from randar_hf.training.digits import DigitsConfig
+from randar_hf.training.digits_evaluation import DigitsEvaluationConfig
+
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS = {
+    "train-tokenizer": training.TokenizerTrainingConfig,
+    "tokenize": training.TokenizingConfig,
+    "train": training.TrainingConfig,
+}
+MODULES = {
+    "randar_hf.training.digits": DigitsConfig,
+    "randar_hf.training.digits_evaluation": DigitsEvaluationConfig,
+}
+
+
+def code_blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """(lines before it, code) of each block of a language."""
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start(1)), block[1]) for block in found]
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """(page, command) of each command in a shell block."""
+    blocks = [(page.name, code) for page in PAGES for _, code in code_blocks(page, "bash")]
+    return [(name, line) for name, code in blocks for line in code.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def help_text(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--help"])
+    return capsys.readouterr().out
+
+
+def pages_with(language: str) -> list[Path]:
+    return [page for page in PAGES if code_blocks(page, language)]
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Forget what a page has set for the whole process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.stem)
+def test_python_runs(page, tmp_path, monkeypatch, fresh_accelerate):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for lines_before, code in code_blocks(page, "python"):
+        exec(compile("\n" * lines_before + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(("page", "line"), shell_lines())
+def test_commands_parse(page, line):
+    words = shlex.split(line, comments=True)
+    if "-m" in words:  # python -m module, accelerate launch -m module
+        module, *words = words[words.index("-m") + 1 :]
+        if module in MODULES:
+            HfArgumentParser(MODULES[module]).parse_args_into_dataclasses(words)
+            return
+        assert module == "randar_hf.cli"
+    elif words and words[0] == "randar-hf":
+        words = words[1:]
+    else:
+        return
+    options, rest = cli._parser().parse_known_args(words)
+    if options.command in COMMANDS:
+        HfArgumentParser(COMMANDS[options.command]).parse_args_into_dataclasses(rest)
+    else:
+        assert not rest
+
+
+def test_the_page_of_the_command_line_lists_every_option(capsys):
+    page = (DOCS / "command-line.md").read_text()
+    sections = dict(re.findall(r"^## ([\w-]+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(re.findall(r"^    ([\w-]+)\s", help_text(capsys), re.MULTILINE))
+    for command, section in sections.items():
+        if command in COMMANDS:
+            options = {"--" + field.name.replace("_", "-") for field in fields(COMMANDS[command])}
+        else:
+            options = set(re.findall(r"^  (--[\w-]+)", help_text(capsys, command), re.MULTILINE))
+        rows = "".join(line for line in section.splitlines() if line.startswith("|"))
+        assert set(re.findall(r"`(--[\w-]+)`", rows)) == options, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in headings(linked), target
+
+
+def test_the_index_lists_every_page():
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text()))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"index.md"}
