@@ -199,6 +199,13 @@ def test_changed_tokens_are_context(model):
     assert torch.equal(state.tokens, expected)
 
 
+def test_guidance_cannot_start_on_the_way(model):
+    states = model.generation_steps([0], guidance_scale=1.0)
+    next(states).guidance_scale = 2.0
+    with pytest.raises(ValueError, match="`guidance_scale`"):
+        next(states)
+
+
 def test_generation_config_is_saved_and_loaded(model, tmp_path):
     model.generation_config = RandARGenerationConfig(
         order="hierarchical", num_inference_steps=6, guidance_scale=2.5, temperature=0.9, top_k=7, top_p=0.8

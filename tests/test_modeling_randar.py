@@ -239,5 +239,9 @@ def test_wrong_number_of_tokens_is_named(model):
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
 def test_dense_instructions_know_their_grid_only(make_model, kind):
+    model = make_model(position_instruction=kind)
+    for grid_size in ((4, 5), (2, 8)):
+        with pytest.raises(ValueError, match="`grid_size`"):
+            model.generate([0], grid_size=grid_size, num_inference_steps=4)
     with pytest.raises(ValueError, match="position_instruction"):
-        make_model(position_instruction=kind).generate([0], grid_size=(4, 5), num_inference_steps=4)
+        model(torch.zeros(1, 20, dtype=torch.long), rotary=model.model.rotary_table(4, 5, "cpu"))

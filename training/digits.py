@@ -14,13 +14,11 @@ import shlex
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-from diffusers import VQModel
 from transformers import HfArgumentParser
 
-from randar_hf import RandARForCausalLM
 from randar_hf.pipelines import RandARPipeline
 
-from .digits_data import DIGIT_NAMES, IMAGE_SIZE, write_digits
+from .digits_data import IMAGE_SIZE, write_digits
 from .digits_evaluation import DigitsEvaluationConfig, evaluate_digits
 from .tokenizer_training import TokenizerTrainingConfig, train_tokenizer
 from .tokenizing import TokenizingConfig, tokenize_images
@@ -98,11 +96,9 @@ def as_command(name: str, config) -> str:
 
 
 def assemble_pipeline(folder: Path) -> Path:
-    """Put model and tokenizer together as a folder for `RandARPipeline.from_pretrained`."""
-    model = RandARForCausalLM.from_pretrained(folder / "model")
-    model.generation_config.guidance_scale = GUIDANCE_SCALE
-    vqvae = VQModel.from_pretrained(folder / "tokenizer")
-    pipeline = RandARPipeline(transformer=model, vqvae=vqvae, id2label=dict(enumerate(DIGIT_NAMES)))
+    """Copy the trained pipeline to `folder / "pipeline"`, with the guidance that suits it stored."""
+    pipeline = RandARPipeline.from_pretrained(folder / "model" / "pipeline")
+    pipeline.transformer.generation_config.guidance_scale = GUIDANCE_SCALE
     pipeline.save_pretrained(folder / "pipeline")
     return folder / "pipeline"
 

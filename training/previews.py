@@ -14,9 +14,14 @@ MAX_CLASSES = 10
 ROWS = 4
 
 
+def make_pipeline(model: RandARForCausalLM, vqvae: VQModel) -> RandARPipeline:
+    """The pipeline of a model and its tokenizer, with the class names that training found in the data."""
+    return RandARPipeline(transformer=model, vqvae=vqvae, id2label=model.config.id2label)
+
+
 def save_preview(model: RandARForCausalLM, vqvae: VQModel, path: Path, seed: int) -> None:
     """Write a picture grid: a column per class (the first ten), four pictures each, the same seeds every time."""
-    pipeline = RandARPipeline(transformer=model, vqvae=vqvae)
+    pipeline = make_pipeline(model, vqvae)
     pipeline.set_progress_bar_config(disable=True)
     classes = min(model.config.num_classes, MAX_CLASSES)
     labels = list(range(classes)) * ROWS

@@ -18,7 +18,7 @@ from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkp
 from .data import label_names, load_rows
 from .optimization import make_optimizer, make_schedule
 from .outputs import claim_output_dir
-from .previews import save_preview
+from .previews import make_pipeline, save_preview
 from .token_data import check_tokenizer, load_tokenizer, read_settings, square_grid, token_dataset
 from .training_config import TrainingConfig
 
@@ -34,7 +34,7 @@ def train(config: TrainingConfig) -> Path:
 
     Returns:
         The output folder, for `RandARForCausalLM.from_pretrained`. It also holds `metrics.jsonl`, `run.json`,
-        checkpoints, and `previews/` if a tokenizer was given.
+        checkpoints and, if a tokenizer was given, `previews/` and `pipeline/`, for `RandARPipeline.from_pretrained`.
 
     Raises:
         ValueError: the data, a column, the tokenizer, the output folder or the checkpoint is not usable.
@@ -202,10 +202,13 @@ class Trainer:
         return torch.cat(losses).double().mean().item()
 
     def save_model(self) -> None:
-        """Write the trained model to the output folder."""
+        """Write the trained model to the output folder, and as a pipeline in it if the tokenizer is at hand."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(self.model).save_pretrained(self.folder)
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(self.folder)
+            if self.vqvae is not None:
+                make_pipeline(model, self.vqvae).save_pretrained(self.folder / "pipeline")
         self.accelerator.wait_for_everyone()
 
     def _validation_loader(self, rows):

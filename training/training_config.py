@@ -14,7 +14,7 @@ class TrainingConfig:
     output_dir: str = field(metadata={"help": "folder for checkpoints, previews and the trained model"})
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "folder or Hub name of the tokenizer: must be that of the tokens; draws previews"},
+        metadata={"help": "folder or Hub name of the tokens' tokenizer; draws previews and makes a pipeline"},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})

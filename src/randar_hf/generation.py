@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -24,8 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .cache import preallocated_cache
 from .devices import execution_device
-from .layout import DecodingStep, decoding_steps
+from .layout import DecodingStep, decoding_steps, longest_sequence
 from .orders import ORDER_NAMES, check_order, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
@@ -259,7 +259,7 @@ class RandARGenerationMixin:
             iterator over [`GenerationState`], the first before any step; the last one's `tokens` are complete.
         """
         config = self._merge_settings(generation_config, order, settings)
-        height, width = check_grid_size(self.config.grid if grid_size is None else grid_size)
+        height, width = self._check_grid(self.config.grid if grid_size is None else grid_size)
         num_tokens = height * width
         class_labels = check_class_labels(class_labels, self.config.num_classes)
         batch_size = len(class_labels)
@@ -303,7 +303,7 @@ class RandARGenerationMixin:
         order = decoding.order.repeat(branches, 1)  # (R, N)
         # Index N is padding: it stands for no token, at place N, a column that is cut off again.
         places = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
-        cache = DynamicCache(config=self.config)
+        cache = preallocated_cache(self.config.num_hidden_layers, longest_sequence(decoding.steps))
         state = GenerationState(-1, len(decoding.steps), decoding.tokens, decoding.guidance_scale)
         yield state
         for index, step in enumerate(decoding.steps):
@@ -317,6 +317,11 @@ class RandARGenerationMixin:
                 past_key_values=cache,
             ).logits.float()  # (R, G, V)
             cache.crop(-step.num_rewound)
+            if branches == 1 and state.guidance_scale != 1:
+                raise ValueError(
+                    f"`guidance_scale` was 1, no guidance, when generation started: it cannot become "
+                    f"{state.guidance_scale} on the way."
+                )
             if branches == 2:
                 conditional, unconditional = logits.chunk(2)
                 weight = guidance_weight(decoding.guidance_schedule, state.guidance_scale, step.done[:batch_size])
@@ -353,6 +358,16 @@ class RandARGenerationMixin:
                 setattr(config, name, value)
         config.validate()
         return config
+
+    def _check_grid(self, grid_size: int | Sequence[int]) -> tuple[int, int]:
+        """Rows and columns to generate: any with rotary position instructions, the trained ones with an embedding."""
+        grid, kind = check_grid_size(grid_size), self.config.position_instruction
+        if kind in ("dense", "merge") and grid != self.config.grid:
+            raise ValueError(
+                f"`grid_size` must be the trained {self.config.grid} for a model with "
+                f"`position_instruction={kind!r}`, which has an embedding for each of its places, got {grid}."
+            )
+        return grid
 
     def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
         """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""

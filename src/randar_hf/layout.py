@@ -120,6 +120,15 @@ def decoding_steps(
     return [_to_device(step, device) for step in steps]
 
 
+def longest_sequence(steps: list[DecodingStep]) -> int:
+    """The most slots that the cache holds while these steps are taken."""
+    longest = length = 0
+    for step in steps:
+        length += step.layout.carried.shape[1]
+        longest, length = max(longest, length), length - step.num_rewound
+    return longest
+
+
 def _lay_out_image(known: int, groups: list[int], num_tokens: int, merged: bool) -> list[tuple]:
     """(slots, queries, tokens known before) of each step of one image."""
     steps, newest, start = [], None, known

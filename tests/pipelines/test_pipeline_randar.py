@@ -60,8 +60,8 @@ def test_labels_by_id_name_and_mixture(pipe):
     [
         ("white shrak", "white shark"),
         ("crane", r"\[2, 3\]"),
-        (6, "between 0 and 4"),
-        (-1, "between 0 and 4"),
+        (6, "between 0 and 5"),
+        (-1, "between 0 and 5"),
         ([], "at least one"),
     ],
 )
