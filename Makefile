@@ -14,7 +14,7 @@ CODE := src pipelines training conversion tests docs setup.py
 .PHONY: demo test digits format lint clean
 
 demo: $(STAMPS)/core
-	$(BIN)/randar-hf demo --output demo.png
+	$(BIN)/randar-hf demo --output demo.png --overwrite
 
 test: $(STAMPS)/test
 	$(BIN)/pytest

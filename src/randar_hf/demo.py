@@ -2,6 +2,7 @@
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
 
 from . import demo_checkpoint
 from .pipelines import RandARPipeline
@@ -23,23 +24,31 @@ def draw_demo(seed: int = 0) -> Image.Image:
         `PIL.Image.Image`: the sheet.
     """
     pipe = RandARPipeline.from_pretrained(demo_checkpoint())
+    pipe.set_progress_bar_config(disable=True)
     names = list(pipe.id2label.values())
     num_tokens = pipe.transformer.config.num_tokens
-    sections = [("Every class, six times", names, _every_class(pipe, names, seed))]
-    for order in PROGRESS_ORDERS:
-        title = f"An image appears in the order {order!r}"
-        sections.append((title, [""] * SNAPSHOTS, [_appearing(pipe, names[len(sections)], order, seed)]))
-    for steps in (num_tokens, num_tokens // 3, num_tokens // 8):
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(names))]
-        images = pipe(names, num_inference_steps=steps, generator=generators).images
-        sections.append((f"{num_tokens} tokens in {steps} steps", names, [images]))
+    step_counts = (num_tokens, num_tokens // 3, num_tokens // 8)
+    with tqdm(total=1 + len(PROGRESS_ORDERS) + len(step_counts), desc="demo") as progress:
+        sections = [("Every class, six times", names, _every_class(pipe, names, 6, None, seed))]
+        progress.update()
+        for name, order in zip(names[2:], PROGRESS_ORDERS, strict=False):
+            sections.append(
+                (f"{name}, token by token in the order {order!r}", [], [_appearing(pipe, name, order, seed)])
+            )
+            progress.update()
+        for steps in step_counts:
+            images = _every_class(pipe, names, 1, steps, seed)
+            sections.append((f"{num_tokens} tokens in {steps} steps, the same seeds", names, images))
+            progress.update()
     return _draw_sheet(sections)
 
 
-def _every_class(pipe: RandARPipeline, names: list[str], seed: int) -> list[list[Image.Image]]:
-    """Six rows of one image per class."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(6 * len(names))]
-    images = pipe(names * 6, generator=generators).images
+def _every_class(
+    pipe: RandARPipeline, names: list[str], rows: int, steps: int | None, seed: int
+) -> list[list[Image.Image]]:
+    """Rows of one image per class."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(rows * len(names))]
+    images = pipe(names * rows, num_inference_steps=steps, generator=generators).images
     return [images[i : i + len(names)] for i in range(0, len(images), len(names))]
 
 
@@ -51,7 +60,14 @@ def _appearing(pipe: RandARPipeline, name: str, order: str, seed: int) -> list[I
         snapshots.append(inputs["latents"])
         return inputs
 
-    pipe(name, order=order, generator=torch.Generator().manual_seed(seed), callback_on_step_end=keep)
+    num_tokens = pipe.transformer.config.num_tokens
+    pipe(
+        name,
+        num_inference_steps=num_tokens,
+        order=order,
+        generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=keep,
+    )
     chosen = torch.linspace(0, len(snapshots) - 1, SNAPSHOTS).round().long().tolist()
     latents = torch.cat([snapshots[i] for i in chosen])  # (SNAPSHOTS, N)
     pixels = pipe.decode_latents(latents, *pipe.transformer.config.grid)

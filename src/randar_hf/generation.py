@@ -166,8 +166,6 @@ class RandARGenerationMixin:
     def generate(
         self,
         class_labels: torch.LongTensor | Sequence[int] | int,
-        generation_config: RandARGenerationConfig | None = None,
-        *,
         order: str | torch.LongTensor | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -176,11 +174,13 @@ class RandARGenerationMixin:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        *,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        generation_config: RandARGenerationConfig | None = None,
     ) -> torch.LongTensor:
         """
         Generate the tokens of a batch of images.
@@ -190,7 +190,6 @@ class RandARGenerationMixin:
         Args:
             class_labels (`torch.LongTensor` of shape (B,), `list[int]` or `int`): a class for each image;
                 `config.num_classes` is the null class.
-            generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
             order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): name of an order, or a
                 permutation of the raster places: `order[b, i]` is decoded i-th.
             num_inference_steps (`int`, *optional*): steps, from 1 to N; at most one per unknown token is taken.
@@ -200,14 +199,15 @@ class RandARGenerationMixin:
             temperature (`float`, *optional*): above 0.
             top_k (`int`, *optional*): 0 keeps all tokens.
             top_p (`float`, *optional*): in (0, 1].
+            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness. With a
+                list, an image does not depend on what it is batched with.
             known_tokens (`torch.LongTensor` of shape (B, N), *optional*): tokens in raster order to keep.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): true where `known_tokens` is context: it is
                 read in one pass and returned unchanged. Images may differ in how much they know.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns to generate, if not the trained ones.
-            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness. With a
-                list, an image does not depend on what it is batched with.
             logits_processor (`LogitsProcessorList`, *optional*): called before temperature, top-k and top-p with the
                 partial images (B * G, N), -1 where unknown, and the logits (B * G, V).
+            generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
 
         Returns:
             `torch.LongTensor` of shape (B, N): tokens in raster order.
@@ -217,7 +217,6 @@ class RandARGenerationMixin:
         """
         states = self.generation_steps(
             class_labels,
-            generation_config,
             order=order,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -226,11 +225,12 @@ class RandARGenerationMixin:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            generator=generator,
             known_tokens=known_tokens,
             known_mask=known_mask,
             grid_size=grid_size,
-            generator=generator,
             logits_processor=logits_processor,
+            generation_config=generation_config,
         )
         for state in states:
             tokens = state.tokens
@@ -239,14 +239,14 @@ class RandARGenerationMixin:
     def generation_steps(
         self,
         class_labels: torch.LongTensor | Sequence[int] | int,
-        generation_config: RandARGenerationConfig | None = None,
-        *,
         order: str | torch.LongTensor | None = None,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        generation_config: RandARGenerationConfig | None = None,
         **settings,
     ) -> Iterator[GenerationState]:
         """
@@ -317,15 +317,15 @@ class RandARGenerationMixin:
                 past_key_values=cache,
             ).logits.float()  # (R, G, V)
             cache.crop(-step.num_rewound)
-            if branches == 1 and state.guidance_scale != 1:
-                raise ValueError(
-                    f"`guidance_scale` was 1, no guidance, when generation started: it cannot become "
-                    f"{state.guidance_scale} on the way."
-                )
             if branches == 2:
-                conditional, unconditional = logits.chunk(2)
                 weight = guidance_weight(decoding.guidance_schedule, state.guidance_scale, step.done[:batch_size])
+                conditional, unconditional = logits.chunk(2)
                 logits = unconditional + weight.view(-1, 1, 1) * (conditional - unconditional)  # (B, G, V)
+            elif state.guidance_scale != 1:
+                raise ValueError(
+                    "`guidance_scale` must stay 1 where generation started without guidance, "
+                    f"got {state.guidance_scale}."
+                )
 
             predicted = step.layout.predicted[:batch_size, step.layout.queries].expand(batch_size, -1)  # (B, G)
             drawn = self._draw(logits, state.tokens, predicted, decoding)  # (B, G)

@@ -1,0 +1,54 @@
+"""The shipped checkpoint and the picture that shows it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from sklearn.svm import SVC
+
+from randar_hf import demo_checkpoint
+from randar_hf.cli import main
+from randar_hf.pipelines import RandARPipeline
+from randar_hf.training.digits_data import DIGIT_NAMES, split_scans
+from randar_hf.training.digits_evaluation import classify
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = RandARPipeline.from_pretrained(demo_checkpoint())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_generated_digits_are_the_asked_ones(pipe):
+    scans, targets = split_scans()["train"]
+    classifier = SVC().fit(scans.reshape(-1, 64), targets)
+    names = DIGIT_NAMES * 10
+    images = pipe(names, generator=[torch.Generator().manual_seed(1000 + i) for i in range(100)]).images
+    asked = torch.arange(10).repeat(10).numpy()
+    # All 100 with probability 0.98 ** 100 at the least that is claimed; below 93 has probability 0.001.
+    assert (classify(classifier, images) == asked).sum() >= 93
+
+
+def test_stored_settings_suit_the_checkpoint(pipe):
+    config = pipe.transformer.generation_config
+    assert config.num_inference_steps < pipe.transformer.config.num_tokens == 64
+    assert list(pipe.id2label.values()) == DIGIT_NAMES
+
+
+def test_model_card(pipe):
+    card = ModelCard.load(Path(demo_checkpoint()) / "README.md")
+    assert card.data.license and card.data.library_name == "diffusers"
+    for heading in ("Data", "Recipe", "Numbers", "Limits"):
+        assert f"## {heading}" in card.text
+
+
+def test_demo_draws_a_sheet(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 0
+    output = capsys.readouterr()
+    assert "wrote" in output.out and "10/10" in output.err
+    sheet = Image.open(tmp_path / "demo.png")
+    assert min(sheet.size) > 600 and len(sheet.convert("L").getcolors()) > 100
+    assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 2
