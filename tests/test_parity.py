@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from randar_hf.conversion import convert_randar
+from randar_hf import vq
+from randar_hf.conversion import convert_llamagen, convert_llamagen_vq, convert_maskgit_vq, convert_randar
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -29,12 +30,22 @@ def make_checkpoint(case: dict) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def load_case(name: str) -> tuple[dict[str, torch.Tensor], dict, dict[str, torch.Tensor]]:
+    """Checkpoint, the reference program's arguments and its numbers."""
+    case = json.loads((FIXTURES / name / "case.json").read_text())
+    return make_checkpoint(case), case["config"], load_file(FIXTURES / name / "expected.safetensors")
+
+
 @pytest.fixture(scope="module")
 def randar():
-    case = json.loads((FIXTURES / "randar" / "case.json").read_text())
-    expected = load_file(FIXTURES / "randar" / "expected.safetensors")
-    model = convert_randar(make_checkpoint(case), num_attention_heads=case["config"]["n_head"], grid_size=4)
-    return model, expected
+    checkpoint, config, expected = load_case("randar")
+    return convert_randar(checkpoint, num_attention_heads=config["n_head"], grid_size=4), expected
+
+
+@pytest.fixture(scope="module")
+def llamagen():
+    checkpoint, config, expected = load_case("llamagen")
+    return convert_llamagen(checkpoint, num_attention_heads=config["n_head"], grid_size=4), expected
 
 
 @torch.no_grad()
@@ -61,3 +72,39 @@ def test_randar_greedy_tokens(randar, steps, low, high):
         do_sample=False,
     )
     assert torch.equal(tokens, expected[f"greedy_steps{steps}_cfg{low}-{high}"])
+
+
+@torch.no_grad()
+def test_llamagen_logits(llamagen):
+    model, expected = llamagen
+    logits = model(expected["image_tokens"], expected["class_labels"]).logits
+    assert (logits - expected["logits"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_llamagen_greedy_tokens(llamagen, scale):
+    model, expected = llamagen
+    tokens = model.generate(
+        expected["class_labels"],
+        order="raster",
+        num_inference_steps=16,
+        guidance_scale=float(scale),
+        guidance_schedule="constant",
+        do_sample=False,
+    )
+    assert torch.equal(tokens, expected[f"greedy_cfg{scale}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "convert", "clamped"),
+    [("llamagen_vq", convert_llamagen_vq, False), ("maskgit_vq", convert_maskgit_vq, True)],
+)
+def test_tokenizers(name, convert, clamped):
+    checkpoint, _, expected = load_case(name)
+    vqvae = convert(checkpoint)
+    tokens = vq.encode(vqvae, expected["image"])  # (B, h, w)
+    assert torch.equal(tokens, expected["indices"].view_as(tokens))
+    decoded = vq.decode(vqvae, tokens)
+    if clamped:  # by the program, to MaskGIT's range
+        decoded = decoded.clamp(0, 1)
+    assert (decoded - expected["decoded"]).abs().max() < 1e-4

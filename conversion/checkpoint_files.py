@@ -1,0 +1,60 @@
+"""Files of published checkpoints, read without running what may be hidden in them."""
+
+import argparse
+import os
+import pickle
+import re
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import load_file
+
+
+def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a published checkpoint by name.
+
+    Args:
+        checkpoint (`str` or mapping): path of a safetensors file or torch pickle, told apart by content, or the state
+            dict itself. A state dict under the key "model" is taken out.
+
+    Returns:
+        `dict[str, torch.Tensor]`: a new mapping of the tensors, on the CPU if they come from a file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if `checkpoint` is neither a path nor a mapping.
+        ValueError: if the file is damaged, of another kind or would run code, or holds no state dict.
+    """
+    if not isinstance(checkpoint, Mapping | str | os.PathLike):
+        raise TypeError(f"`checkpoint` must be a path or a state dict, got {type(checkpoint).__name__}.")
+    content = checkpoint if isinstance(checkpoint, Mapping) else _read_file(os.fspath(checkpoint))
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"`checkpoint` must hold a state dict, got {type(content).__name__}.")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"`checkpoint` must map names to tensors, got {type(tensor).__name__} for {name!r}.")
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _read_file(path: str):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`checkpoint` must be a file, found none at {path!r}.")
+    with open(path, "rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"  # eight bytes of length, then a header in JSON
+    try:
+        return load_file(path) if is_safetensors else _read_pickle(path)
+    except Exception as error:  # damaged bytes raise nearly anything
+        function = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if function:
+            reason = f"would run code, {function[1]!r}; only tensors and plain values are read"
+        else:
+            reason = "cannot be read: it is damaged, cut short or of another kind; no code in it was run"
+        raise ValueError(f"`checkpoint` {path!r} {reason}.") from error
+
+
+def _read_pickle(path: str):
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the training arguments beside the weights
+        return torch.load(path, map_location="cpu", weights_only=True)
