@@ -7,7 +7,7 @@ import torch
 
 from randar_hf import RandARConfig
 from randar_hf.bench import measure
-from randar_hf.linear import MAX_ROWS, Linear
+from randar_hf.linear import Linear
 
 
 def count_tensors() -> int:
@@ -45,7 +45,7 @@ def test_gpu_and_cpu_agree(make_model, generators):
     assert torch.equal(make_model().cuda().generate([0, 1], **settings).cpu(), on_cpu)
 
 
-@pytest.mark.parametrize("rows", [1, 7, MAX_ROWS, MAX_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 7, 100])
 @pytest.mark.parametrize("bias", [True, False])
 def test_fast_linear_is_a_linear(rows, bias):
     torch.manual_seed(0)
@@ -54,6 +54,8 @@ def test_fast_linear_is_a_linear(rows, bias):
     with torch.no_grad():
         torch.testing.assert_close(layer(states).double(), exact, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(layer(states.transpose(0, 1)).double(), exact.transpose(0, 1), atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(states).dtype == torch.bfloat16
     assert layer(states).requires_grad  # training goes the ordinary way
 
 

@@ -20,6 +20,7 @@ from randar_hf.pipelines import RandARPipeline
 
 from .digits_data import IMAGE_SIZE, write_digits
 from .digits_evaluation import DigitsEvaluationConfig, evaluate_digits
+from .outputs import write_json
 from .tokenizer_training import TokenizerTrainingConfig, train_tokenizer
 from .tokenizing import TokenizingConfig, tokenize_images
 from .trainer import train
@@ -100,6 +101,10 @@ def assemble_pipeline(folder: Path) -> Path:
     pipeline = RandARPipeline.from_pretrained(folder / "model" / "pipeline")
     pipeline.transformer.generation_config.guidance_scale = GUIDANCE_SCALE
     pipeline.save_pretrained(folder / "pipeline")
+    for file in ("model_index.json", "vqvae/config.json"):
+        content = json.loads((folder / "pipeline" / file).read_text())
+        content.pop("_name_or_path", None)  # where it was trained means nothing to others
+        write_json(folder / "pipeline" / file, content)
     return folder / "pipeline"
 
 

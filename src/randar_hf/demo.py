@@ -78,16 +78,22 @@ def _draw_sheet(sections: list[tuple[str, list[str], list[list[Image.Image]]]]) 
     """Stack sections of (title, column names, rows of images)."""
     title_font, label_font = ImageFont.load_default(18), ImageFont.load_default(11)
     width = 2 * MARGIN + max(len(rows[0]) for _, _, rows in sections) * (CELL + GAP)
-    height = MARGIN + sum(50 + len(rows) * (CELL + GAP) for _, _, rows in sections)
+    height = MARGIN + sum(_height(section) for section in sections)
     sheet = Image.new("RGB", (width, height), "white")
     draw, top = ImageDraw.Draw(sheet), MARGIN
     for title, names, rows in sections:
         draw.text((MARGIN, top - 10), title, fill="black", font=title_font)
         for column, name in enumerate(names):
             draw.text((MARGIN + column * (CELL + GAP), top + 14), name, fill="#555555", font=label_font)
-        for row, images in enumerate(rows):
+        top += _height((title, names, rows))
+        for row, images in enumerate(reversed(rows), start=1):
             for column, image in enumerate(images):
-                place = (MARGIN + column * (CELL + GAP), top + 30 + row * (CELL + GAP))
+                place = (MARGIN + column * (CELL + GAP), top - MARGIN - row * (CELL + GAP))
                 sheet.paste(image.resize((CELL, CELL), Image.Resampling.NEAREST), place)
-        top += 50 + len(rows) * (CELL + GAP)
     return sheet
+
+
+def _height(section: tuple[str, list[str], list[list[Image.Image]]]) -> int:
+    """Pixels that a section takes: its title, column names if it has some, rows, and a margin below."""
+    _, names, rows = section
+    return 14 + (16 if names else 0) + len(rows) * (CELL + GAP) + MARGIN

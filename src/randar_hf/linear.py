@@ -1,4 +1,4 @@
-"""Linear layers that decode quickly on a CPU."""
+"""Linear layers that infer quickly on a CPU."""
 
 import torch
 from torch import nn
@@ -7,29 +7,27 @@ from torch import nn
 # oneDNN's product, which torch.compile also calls; missing from builds of torch without oneDNN.
 _onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
-MAX_ROWS = 32
-
 
 class Linear(nn.Linear):
     """
-    `nn.Linear` whose float32 products of few rows, those of a decoding step, go through oneDNN on a CPU.
+    `nn.Linear` whose float32 products go through oneDNN on a CPU when no gradient is wanted.
 
-    Decoding reads every weight for a handful of rows, so it is bound by memory, which `nn.functional.linear` uses at
-    half of oneDNN's rate or less. Both round in float32; they differ in the last bits.
+    `nn.functional.linear` calls MKL there, which takes about twice as long on CPUs that are not Intel's, and a
+    multiple of it for the handful of rows of a decoding step. Both round in float32 and differ in the last bits.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if self._is_decoding_on_cpu(input):
+        if self._is_inferring_on_cpu(input):
             return _onednn_linear(input, self.weight, self.bias, "none", [], "")
         return super().forward(input)
 
-    def _is_decoding_on_cpu(self, input: torch.Tensor) -> bool:
+    def _is_inferring_on_cpu(self, input: torch.Tensor) -> bool:
         return (
             _onednn_linear is not None
             and input.device.type == "cpu"
-            and input.numel() <= MAX_ROWS * self.in_features
             and input.dtype == self.weight.dtype == torch.float32
             and type(self.weight) is nn.Parameter  # quantised weights are of other types
             and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         )
