@@ -40,6 +40,17 @@ def test_cache_equals_recomputation(make_model, kind, steps, scale):
     assert torch.equal(drawn, expected)
 
 
+@pytest.mark.parametrize("steps", [3, 16])
+def test_eager_attention_decodes_the_same(model, steps):
+    tokens = torch.randint(32, (2, 16), generator=torch.Generator().manual_seed(0))
+    known = torch.zeros(2, 16, dtype=torch.bool)
+    known[0, :9] = True  # the images differ in length, so that there is padding
+    settings = {"known_tokens": tokens, "known_mask": known, "num_inference_steps": steps, "do_sample": False}
+    with_sdpa = model.generate([0, 1], order="raster", **settings)
+    model.set_attn_implementation("eager")
+    assert torch.equal(model.generate([0, 1], order="raster", **settings), with_sdpa)
+
+
 @torch.no_grad()
 def test_plain_raster_model(make_model):
     model = make_model(position_instruction="none")
