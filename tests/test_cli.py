@@ -79,6 +79,14 @@ def test_model_cut_in_half(folder, capsys):
     assert code == 2 and "--model" in error.splitlines()[-1] and not (folder / "out.png").exists()
 
 
+def test_training_without_its_libraries_says_how_to_get_them(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("randar_hf.training.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
+    code, error = run(capsys, "train", "--dataset", "tokens", "--output-dir", "model")
+    assert code == 2 and "randar-hf[training]" in error and error.count("\n") == 1
+
+
 def test_nothing_is_overwritten_unless_asked(folder, capsys):
     output = folder / "out.png"
     output.write_text("precious")

@@ -172,11 +172,15 @@ def _train(options: argparse.Namespace, rest: list[str]):
 
     from . import training
 
-    config_class, function = {
-        "train-tokenizer": (training.TokenizerTrainingConfig, training.train_tokenizer),
-        "tokenize": (training.TokenizingConfig, training.tokenize_images),
-        "train": (training.TrainingConfig, training.train),
+    config_name, function_name = {
+        "train-tokenizer": ("TokenizerTrainingConfig", "train_tokenizer"),
+        "tokenize": ("TokenizingConfig", "tokenize_images"),
+        "train": ("TrainingConfig", "train"),
     }[options.training_command]
+    try:
+        config_class, function = getattr(training, config_name), getattr(training, function_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'randar-hf[training]' brings it.") from error
     parser = HfArgumentParser(config_class, prog=f"randar-hf {options.training_command}")
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     (config,) = parser.parse_args_into_dataclasses(rest)
