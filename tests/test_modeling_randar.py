@@ -202,6 +202,14 @@ def test_activation_checkpointing_gives_the_same_gradients(make_model):
     torch.testing.assert_close(*gradients)
 
 
+def test_forward_compiles_without_a_graph_break(model):
+    tokens, labels, order = draw_batch()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        logits = compiled(tokens, labels, order=order).logits
+        torch.testing.assert_close(logits, model(tokens, labels, order=order).logits)
+
+
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_every_parameter_learns(make_model, kind):
     model = make_model(position_instruction=kind).train()

@@ -31,30 +31,30 @@ def test_decoding_looks_up_the_codebook(vqvae):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "error"),
+    "pixels",
     [
-        ("a picture", TypeError),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), TypeError),
-        (torch.zeros(3, 16, 16), ValueError),
-        (torch.zeros(1, 1, 16, 16), ValueError),
-        (torch.zeros(1, 3, 18, 16), ValueError),
-        (torch.zeros(1, 3, 0, 16), ValueError),
+        "a picture",
+        torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
+        torch.zeros(3, 16, 16),
+        torch.zeros(1, 1, 16, 16),
+        torch.zeros(1, 3, 18, 16),
+        torch.zeros(1, 3, 0, 16),
     ],
 )
-def test_what_is_no_image(vqvae, pixels, error):
-    with pytest.raises(error, match="pixels"):
+def test_what_is_no_image(vqvae, pixels):
+    with pytest.raises(ValueError, match="pixels"):
         vq.encode(vqvae, pixels)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "error"),
+    "tokens",
     [
-        (torch.zeros(1, 4, 4), TypeError),
-        (torch.zeros(4, 4, dtype=torch.long), ValueError),
-        (torch.full((1, 4, 4), 32), ValueError),
-        (torch.full((1, 4, 4), -1), ValueError),
+        torch.zeros(1, 4, 4),
+        torch.zeros(4, 4, dtype=torch.long),
+        torch.full((1, 4, 4), 32),
+        torch.full((1, 4, 4), -1),
     ],
 )
-def test_what_are_no_tokens(vqvae, tokens, error):
-    with pytest.raises(error, match="tokens"):
+def test_what_are_no_tokens(vqvae, tokens):
+    with pytest.raises(ValueError, match="tokens"):
         vq.decode(vqvae, tokens)

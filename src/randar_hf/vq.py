@@ -32,8 +32,7 @@ def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
         `torch.LongTensor` of shape (B, h, w).
 
     Raises:
-        TypeError: if `pixels` is no floating point tensor.
-        ValueError: if `pixels` has another shape, or a side is no multiple.
+        ValueError: if `pixels` is no floating point tensor, has another shape, or a side is no multiple.
     """
     _check_pixels(pixels, vqvae.config.in_channels, downsampling(vqvae))
     latents = vqvae.encode(pixels.to(execution_device(vqvae), vqvae.dtype)).latents.float()  # (B, C, h, w)
@@ -57,11 +56,10 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
         `torch.Tensor` of shape (B, 3, H, W), in the tokenizer's own range, not clamped.
 
     Raises:
-        TypeError: if `tokens` is no integer tensor.
-        ValueError: if `tokens` has another shape or holds a token outside the codebook.
+        ValueError: if `tokens` is no integer tensor, has another shape or holds a token outside the codebook.
     """
     if not isinstance(tokens, torch.Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise TypeError(f"`tokens` must be an integer tensor, got {getattr(tokens, 'dtype', type(tokens).__name__)}.")
+        raise ValueError(f"`tokens` must be an integer tensor, got {getattr(tokens, 'dtype', type(tokens).__name__)}.")
     if tokens.ndim != 3 or tokens.numel() == 0:
         raise ValueError(f"`tokens` must have the shape (images, rows, columns), got {tuple(tokens.shape)}.")
     entries = vqvae.config.num_vq_embeddings
@@ -75,7 +73,7 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
 
 def _check_pixels(pixels: torch.Tensor, channels: int, multiple: int):
     if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
-        raise TypeError(
+        raise ValueError(
             f"`pixels` must be a floating point tensor, got {getattr(pixels, 'dtype', type(pixels).__name__)}."
         )
     if pixels.ndim != 4 or pixels.shape[1] != channels or len(pixels) == 0:
