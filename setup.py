@@ -1,5 +1,7 @@
 """Packaging: the folders `pipelines`, `training` and `conversion` install as sub-packages of `randar_hf`."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 
@@ -11,6 +13,8 @@ setup(
     name="randar-hf",
     version="0.1.0",
     description="Random-order autoregressive image generation (RandAR) for transformers and diffusers",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     author="The randar_hf authors",
