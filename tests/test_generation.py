@@ -248,6 +248,7 @@ def test_stored_steps_are_cut_to_small_grids(make_model):
         ("class_labels", {"class_labels": [6]}),
         ("class_labels", {"class_labels": [-1]}),
         ("class_labels", {"class_labels": [0.5]}),
+        ("class_labels", {"class_labels": ["tench"]}),
         ("class_labels", {"class_labels": []}),
         ("order", {"order": "zigzag"}),
         ("order", {"order": torch.zeros(16, dtype=torch.long)}),

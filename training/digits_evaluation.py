@@ -1,7 +1,7 @@
 """The numbers of a digits checkpoint, against the held-out scans and a classifier that never saw a generated digit.
 
 ```sh
-python -m randar_hf.training.digits_evaluation --model runs/digits/pipeline
+python -m randar_hf.training.digits_evaluation
 ```
 """
 
@@ -17,7 +17,7 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 from transformers import HfArgumentParser
 
-from randar_hf import RandARForCausalLM, vq
+from randar_hf import RandARForCausalLM, demo_checkpoint, vq
 from randar_hf.orders import make_order
 from randar_hf.pipelines import RandARPipeline
 
@@ -34,7 +34,7 @@ BATCH_SIZE = 50
 class DigitsEvaluationConfig:
     """Settings of `evaluate_digits`."""
 
-    model: str = field(metadata={"help": "folder of a RandARPipeline of digits"})
+    model: str | None = field(default=None, metadata={"help": "folder of a RandARPipeline of digits; the shipped one"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the numbers"})
     images_per_class: int = field(default=50, metadata={"help": "generated digits of each class"})
     seed: int = field(default=0, metadata={"help": "seed of the first picture; each has its own"})
@@ -56,7 +56,7 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
         - `validation_bits_per_token`, `unigram_bits_per_token`, `uniform_bits_per_token`.
         - `psnr`: of the tokenizer on the held-out pictures, mean, in dB.
     """
-    pipeline = RandARPipeline.from_pretrained(config.model)
+    pipeline = RandARPipeline.from_pretrained(config.model or demo_checkpoint())
     pipeline.set_progress_bar_config(disable=True)
     splits = split_scans()
     classifier = SVC().fit(splits["train"][0].reshape(-1, 64), splits["train"][1])

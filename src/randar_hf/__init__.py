@@ -5,8 +5,9 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from . import orders, schedules, vq
+from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
-from .generation import GenerationState, RandARGenerationConfig
+from .generation import GenerationState
 from .modeling_randar import RandARForCausalLM, RandARModel, RandARPreTrainedModel
 
 

@@ -8,14 +8,12 @@ Shapes: B images, N image tokens of one image, G tokens of one step, V codebook 
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -24,104 +22,17 @@ from transformers import (
 from transformers.utils import logging
 
 from .cache import preallocated_cache
+from .checks import check_class_labels, check_grid_size, check_known_tokens
+from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
 from .layout import DecodingStep, decoding_steps, longest_sequence
-from .orders import ORDER_NAMES, check_order, make_order
+from .orders import check_order, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
-from .schedules import GUIDANCE_SCHEDULES, group_sizes, guidance_weight
+from .schedules import group_sizes, guidance_weight
 
 
 logger = logging.get_logger(__name__)
-
-
-class RandARGenerationConfig(GenerationConfig):
-    """
-    Settings of [`RandARGenerationMixin.generate`], stored with a model as `generation_config.json`.
-
-    Args:
-        order (`str`): name of the decoding order, see [`~randar_hf.orders.make_order`].
-        num_inference_steps (`int`): decoding steps, at least 1; images with fewer tokens take a step per token.
-        guidance_scale (`float`): scale of classifier-free guidance, at least 0; 1 turns it off.
-        guidance_schedule (`str`): `"linear"` grows from 1 to the scale as tokens become known, `"constant"` stays.
-        do_sample (`bool`): draw tokens; otherwise the most likely one is taken.
-        temperature (`float`): divides the logits, above 0.
-        top_k (`int`): only the k most likely tokens are drawn; 0 for all.
-        top_p (`float`): only the most likely tokens that make up this share are drawn, in (0, 1].
-
-    Raises a `ValueError` that names the setting for values out of range.
-    """
-
-    def __init__(
-        self,
-        order: str = "random",
-        num_inference_steps: int = 88,
-        guidance_scale: float = 4.0,
-        guidance_schedule: str = "linear",
-        do_sample: bool = True,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        transformers_version: str | None = None,
-        _from_model_config: bool | None = None,
-        _commit_hash: str | None = None,
-    ):
-        # The parent's own settings (lengths, beams, special tokens) have no meaning for images.
-        self.order = order
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
-        self.guidance_schedule = guidance_schedule
-        self.do_sample = do_sample
-        self.temperature = temperature
-        self.top_k = top_k
-        self.top_p = top_p
-        self.transformers_version = transformers_version
-        self._from_model_config = _from_model_config
-        self._commit_hash = _commit_hash
-        self.validate()
-
-    def validate(self, **kwargs):
-        """Check every setting; raises a `ValueError` that names the first one out of range."""
-        if self.order not in ORDER_NAMES:
-            raise ValueError(f"`order` must be one of {', '.join(ORDER_NAMES)}, got {self.order!r}.")
-        if not _is_int(self.num_inference_steps) or self.num_inference_steps < 1:
-            raise ValueError(f"`num_inference_steps` must be an int of at least 1, got {self.num_inference_steps!r}.")
-        if not _is_finite(self.guidance_scale) or self.guidance_scale < 0:
-            raise ValueError(f"`guidance_scale` must be a finite number of at least 0, got {self.guidance_scale!r}.")
-        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
-            raise ValueError(
-                f"`guidance_schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {self.guidance_schedule!r}."
-            )
-        if not isinstance(self.do_sample, bool):
-            raise ValueError(f"`do_sample` must be True or False, got {self.do_sample!r}.")
-        if not _is_finite(self.temperature) or self.temperature <= 0:
-            raise ValueError(
-                f"`temperature` must be a finite number above 0, got {self.temperature!r}; "
-                "`do_sample=False` takes the most likely token."
-            )
-        if not _is_int(self.top_k) or self.top_k < 0:
-            raise ValueError(f"`top_k` must be an int of at least 0 (0 keeps all tokens), got {self.top_k!r}.")
-        if not _is_finite(self.top_p) or not 0 < self.top_p <= 1:
-            raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}.")
-
-    @classmethod
-    def from_model_config(cls, model_config) -> "RandARGenerationConfig":
-        """The defaults for a model: the paper's, with no more steps than tokens; raster for a plain raster model."""
-        if model_config.position_instruction == "none":
-            return cls(order="raster", num_inference_steps=model_config.num_tokens, _from_model_config=True)
-        return cls(num_inference_steps=min(88, model_config.num_tokens), _from_model_config=True)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """All settings: what to leave out would be judged by the parent's defaults, which are those of text."""
-        return {name: value for name, value in self.to_dict().items() if not name.startswith("_")}
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass
@@ -437,66 +348,4 @@ def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList 
     return processors
 
 
-def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a grid given as one number or two; raises a `ValueError` unless both are at least 1."""
-    sides = (grid_size, grid_size) if _is_int(grid_size) else tuple(grid_size) if _is_pair(grid_size) else ()
-    if len(sides) != 2 or not all(_is_int(side) and side >= 1 for side in sides):
-        raise ValueError(f"`grid_size` must be an int of at least 1 or two of them, got {grid_size!r}.")
-    return sides
-
-
-def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
-    """
-    Class ids as a tensor of shape (B,) on the CPU.
-
-    Raises:
-        ValueError: if there is none, the shape is another, or an id lies outside 0 to `num_classes` (the null class).
-    """
-    labels = torch.as_tensor(class_labels).cpu()
-    if labels.ndim == 0:
-        labels = labels[None]
-    if labels.ndim != 1 or len(labels) == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"`class_labels` must be class ids, one for each image, got {class_labels!r}.")
-    if labels.min() < 0 or labels.max() > num_classes:
-        raise ValueError(
-            f"`class_labels` must lie between 0 and {num_classes} (the null class), got {labels.tolist()}."
-        )
-    return labels.long()
-
-
-def check_known_tokens(
-    known_tokens: torch.LongTensor | None,
-    known_mask: torch.BoolTensor | None,
-    batch_size: int,
-    num_tokens: int,
-    vocab_size: int,
-) -> torch.LongTensor:
-    """
-    Tokens (B, N) on the CPU that generation starts from, -1 where unknown.
-
-    Raises:
-        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, or a known token
-            lies outside the codebook.
-    """
-    if (known_tokens is None) != (known_mask is None):
-        raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
-    shape = (batch_size, num_tokens)
-    if known_tokens is None:
-        return torch.full(shape, -1)
-    known_tokens, known_mask = torch.as_tensor(known_tokens).cpu(), torch.as_tensor(known_mask).cpu()
-    for name, value in (("known_tokens", known_tokens), ("known_mask", known_mask)):
-        if value.shape != shape:
-            raise ValueError(f"`{name}` must have the shape {shape}, images by tokens, got {tuple(value.shape)}.")
-    if known_mask.dtype != torch.bool:
-        raise ValueError(f"`known_mask` must be boolean, got {known_mask.dtype}.")
-    inside = (known_tokens >= 0) & (known_tokens < vocab_size)
-    if (known_mask & ~inside).any():
-        raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")
-    return known_tokens.long().masked_fill(~known_mask, -1)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-__all__ = ["GenerationState", "RandARGenerationConfig", "RandARGenerationMixin"]
+__all__ = ["GenerationState", "RandARGenerationMixin"]

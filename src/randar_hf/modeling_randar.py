@@ -19,8 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
-from .generation import RandARGenerationConfig, RandARGenerationMixin
+from .generation import RandARGenerationMixin
 from .layout import Layout, training_layout
 from .linear import Linear
 from .rotary import rotary_table, rotate

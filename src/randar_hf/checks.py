@@ -1,0 +1,83 @@
+"""Checks of what callers of generation give: each answers with one error that names the argument."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, and neither infinite nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a value is a tuple or list of two."""
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of a grid given as one number or two; raises a `ValueError` unless both are at least 1."""
+    sides = (grid_size, grid_size) if is_int(grid_size) else tuple(grid_size) if is_pair(grid_size) else ()
+    if len(sides) != 2 or not all(is_int(side) and side >= 1 for side in sides):
+        raise ValueError(f"`grid_size` must be an int of at least 1 or two of them, got {grid_size!r}.")
+    return sides
+
+
+def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
+    """
+    Class ids as a tensor of shape (B,) on the CPU.
+
+    Raises:
+        ValueError: if there is none, the shape is another, or an id lies outside 0 to `num_classes` (the null class).
+    """
+    try:
+        labels = torch.as_tensor(class_labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`class_labels` must be class ids, one for each image, got {class_labels!r}.") from error
+    if labels.ndim == 0:
+        labels = labels[None]
+    if labels.ndim != 1 or len(labels) == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"`class_labels` must be class ids, one for each image, got {class_labels!r}.")
+    if labels.min() < 0 or labels.max() > num_classes:
+        raise ValueError(
+            f"`class_labels` must lie between 0 and {num_classes} (the null class), got {labels.tolist()}."
+        )
+    return labels.long()
+
+
+def check_known_tokens(
+    known_tokens: torch.LongTensor | None,
+    known_mask: torch.BoolTensor | None,
+    batch_size: int,
+    num_tokens: int,
+    vocab_size: int,
+) -> torch.LongTensor:
+    """
+    Tokens (B, N) on the CPU that generation starts from, -1 where unknown.
+
+    Raises:
+        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, or a known token
+            lies outside the codebook.
+    """
+    if (known_tokens is None) != (known_mask is None):
+        raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
+    shape = (batch_size, num_tokens)
+    if known_tokens is None:
+        return torch.full(shape, -1)
+    known_tokens, known_mask = torch.as_tensor(known_tokens).cpu(), torch.as_tensor(known_mask).cpu()
+    for name, value in (("known_tokens", known_tokens), ("known_mask", known_mask)):
+        if value.shape != shape:
+            raise ValueError(f"`{name}` must have the shape {shape}, images by tokens, got {tuple(value.shape)}.")
+    if known_mask.dtype != torch.bool:
+        raise ValueError(f"`known_mask` must be boolean, got {known_mask.dtype}.")
+    inside = (known_tokens >= 0) & (known_tokens < vocab_size)
+    if (known_mask & ~inside).any():
+        raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")
+    return known_tokens.long().masked_fill(~known_mask, -1)
