@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
 def list_labels(labels: Any) -> list[Any]:
-    """A flat list of the labels given as one id or name, a (nested) list of them or a tensor."""
-    if isinstance(labels, torch.Tensor):
+    """A flat list of the labels given as one id or name, a (nested) list of them, a tensor or an array."""
+    if isinstance(labels, torch.Tensor | np.ndarray | np.generic):
         labels = labels.tolist()
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         return [labels]

@@ -8,6 +8,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 
 from randar_hf import RandARForCausalLM, vq
+from randar_hf.checks import is_int
 
 from .labels import find_label_id, list_labels
 
@@ -73,10 +74,19 @@ class RandARPipeline(DiffusionPipeline):
         return ids
 
     def check_inputs(
-        self, num_images_per_prompt: int, output_type: str, callback_on_step_end_tensor_inputs: list[str]
+        self,
+        num_images_per_prompt: int,
+        output_type: str,
+        callback_on_step_end: Callable | None,
+        callback_on_step_end_tensor_inputs: list[str],
     ):
-        """Check the arguments that the transformer does not check itself."""
-        if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
+        """Check the components against each other, and the arguments that the transformer does not check itself."""
+        entries, vocab_size = self.vqvae.config.num_vq_embeddings, self.transformer.config.vocab_size
+        if entries != vocab_size:
+            raise ValueError(f"`vqvae` must have the transformer's {vocab_size} tokens, got one with {entries}.")
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ValueError(f"`callback_on_step_end` must be callable, got {callback_on_step_end!r}.")
+        if not is_int(num_images_per_prompt) or num_images_per_prompt < 1:
             raise ValueError(f"`num_images_per_prompt` must be an int of at least 1, got {num_images_per_prompt!r}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
@@ -153,7 +163,7 @@ class RandARPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self.check_inputs(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        self.check_inputs(num_images_per_prompt, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         label_ids = self.get_label_ids(class_labels)
         states = self.transformer.generation_steps(
             [label for label in label_ids for _ in range(num_images_per_prompt)],

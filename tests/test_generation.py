@@ -281,6 +281,11 @@ def test_stored_steps_are_cut_to_small_grids(make_model):
         ),
         (
             "known_tokens",
+            {"known_tokens": torch.zeros(1, 16), "known_mask": torch.ones(1, 16, dtype=torch.bool)},
+        ),
+        ("known_tokens", {"known_tokens": "all", "known_mask": torch.ones(1, 16, dtype=torch.bool)}),
+        (
+            "known_tokens",
             {"known_tokens": torch.full((1, 16), 32), "known_mask": torch.ones(1, 16, dtype=torch.bool)},
         ),
     ],
@@ -294,3 +299,9 @@ def test_bad_input_is_named_before_the_model_runs(model, monkeypatch, named, arg
 def test_unknown_arguments_are_refused(model):
     with pytest.raises(TypeError, match="num_beams"):
         model.generate([0], num_beams=4)
+
+
+@pytest.mark.parametrize("named", ["generation_config", "logits_processor", "generator"])
+def test_wrong_types_are_named(model, named):
+    with pytest.raises(TypeError, match=f"`{named}`"):
+        model.generate([0], **{named: 3})

@@ -240,9 +240,12 @@ def test_token_dropout_changes_training_only(make_model):
     torch.testing.assert_close(first[:, 0], second[:, 0])  # before any image token nothing is dropped
 
 
-def test_wrong_number_of_tokens_is_named(model):
-    with pytest.raises(ValueError, match="input_ids"):
-        model(torch.zeros(1, 15, dtype=torch.long))
+def test_wrong_shapes_are_named(model):
+    for shape in ((1, 15), (16,)):
+        with pytest.raises(ValueError, match="`input_ids`"):
+            model(torch.zeros(shape, dtype=torch.long))
+    with pytest.raises(ValueError, match="`order`"):
+        model(torch.zeros(1, 16, dtype=torch.long), order=torch.arange(15))
 
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])

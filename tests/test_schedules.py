@@ -25,7 +25,14 @@ def test_every_token_is_decoded_for_every_step_count(num_tokens, schedule):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [((0, 1), "num_tokens"), ((4, 0), "num_steps"), ((4, 5), "num_steps"), ((4, 2, "sine"), "schedule")],
+    [
+        ((0, 1), "num_tokens"),
+        ((4, 0), "num_steps"),
+        ((4, 5), "num_steps"),
+        ((4, 2, "sine"), "schedule"),
+        ((4.5, 2), "num_tokens"),
+        ((4, 2.0), "num_steps"),
+    ],
 )
 def test_wrong_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):

@@ -40,7 +40,7 @@ def load_rows(dataset: str, split: str, dataset_config: str | None = None, argum
             return load_dataset(kind, data_dir=str(path), split=split)
         if path.is_file():
             return load_dataset("parquet", data_files=str(path), split=split)
-        if path.is_absolute() or dataset.startswith(".") or path.suffix == ".parquet":
+        if dataset.startswith(("/", ".", "~")) or dataset.endswith(("/", ".parquet")) or dataset.count("/") > 1:
             raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split)
     except MissingDataError:

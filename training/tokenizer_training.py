@@ -17,7 +17,7 @@ from .codebook import CodebookKeeper, seed_codebook
 from .data import load_rows, pixel_dataset
 from .optimization import SCHEDULES, make_optimizer, make_schedule
 from .outputs import claim_output_dir, write_json
-from .validation import check_choice, check_positive
+from .validation import check_choice, check_not_negative, check_positive
 
 
 @dataclass(kw_only=True)
@@ -57,6 +57,7 @@ class TokenizerTrainingConfig:
     def __post_init__(self):
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "batch_size", "max_steps")
         check_positive(self, "learning_rate", "max_grad_norm", "restart_steps", "logging_steps")
+        check_not_negative(self, "warmup_steps", "weight_decay", "commitment_weight", "num_workers")
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         if not self.block_out_channels or min(self.block_out_channels) < 1:

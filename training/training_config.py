@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .optimization import SCHEDULES
-from .validation import check_choice, check_fraction, check_positive
+from .validation import check_choice, check_fraction, check_not_negative, check_positive
 
 
 @dataclass(kw_only=True)
@@ -58,6 +58,7 @@ class TrainingConfig:
         check_positive(self, "batch_size", "gradient_accumulation_steps", "max_steps", "learning_rate")
         check_positive(self, "max_grad_norm", "logging_steps", "validation_steps", "checkpointing_steps")
         check_positive(self, "checkpoints_total_limit")
+        check_not_negative(self, "warmup_steps", "weight_decay", "num_workers")
         check_fraction(self, "adam_beta1", "adam_beta2")
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))

@@ -9,6 +9,14 @@ def check_positive(config, *names: str) -> None:
             raise ValueError(f"`{name}`: {value} was given; it must be above 0")
 
 
+def check_not_negative(config, *names: str) -> None:
+    """Raise a `ValueError` for the first of the named fields of `config` that is below 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise ValueError(f"`{name}`: {value} was given; it must be at least 0")
+
+
 def check_fraction(config, *names: str) -> None:
     """Raise a `ValueError` for the first of the named fields of `config` outside [0, 1)."""
     for name in names:

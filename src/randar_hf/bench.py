@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from . import RandARConfig, RandARForCausalLM, demo_checkpoint
 from .configuration_randar import SIZES
+from .devices import check_device
 
 
 def measure(
@@ -40,17 +41,18 @@ def measure(
         cache, and the peak memory: of the process on a CPU, of the allocator on a GPU. Memory in MiB.
 
     Raises:
-        ValueError: for an unknown size or type, or counts below 1.
+        ValueError: for an unknown size or type, counts below 1, or a device that is not there.
     """
     for name, value in (("batch_size", batch_size), ("runs", runs)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
+    check_device(device)
     model = _random_model(size, getattr(torch, dtype), device)
     config = model.config
     labels = torch.arange(batch_size) % config.num_classes
-    steps = num_inference_steps or min(88, config.num_tokens)
+    steps = min(88, config.num_tokens) if num_inference_steps is None else num_inference_steps
 
     seconds = []
     for run in range(runs + 1):

@@ -63,18 +63,22 @@ def check_known_tokens(
     Tokens (B, N) on the CPU that generation starts from, -1 where unknown.
 
     Raises:
-        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, or a known token
-            lies outside the codebook.
+        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, the tokens are
+            no integers, or a known one lies outside the codebook.
     """
     if (known_tokens is None) != (known_mask is None):
         raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
     shape = (batch_size, num_tokens)
     if known_tokens is None:
         return torch.full(shape, -1)
-    known_tokens, known_mask = torch.as_tensor(known_tokens).cpu(), torch.as_tensor(known_mask).cpu()
     for name, value in (("known_tokens", known_tokens), ("known_mask", known_mask)):
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"`{name}` must be a tensor of the shape {shape}, got {value!r}.")
         if value.shape != shape:
             raise ValueError(f"`{name}` must have the shape {shape}, images by tokens, got {tuple(value.shape)}.")
+    if known_tokens.is_floating_point() or known_tokens.dtype == torch.bool:
+        raise ValueError(f"`known_tokens` must hold integers, got {known_tokens.dtype}.")
+    known_tokens, known_mask = known_tokens.cpu(), known_mask.cpu()
     if known_mask.dtype != torch.bool:
         raise ValueError(f"`known_mask` must be boolean, got {known_mask.dtype}.")
     inside = (known_tokens >= 0) & (known_tokens < vocab_size)

@@ -132,6 +132,9 @@ def _generate(options: argparse.Namespace, rest: list[str]):
     import torch
     from diffusers.utils import make_image_grid
 
+    from .devices import check_device
+
+    check_device(options.device)
     pipe = load_pipeline(options.model, options.dtype).to(options.device)
     labels = [int(label) if label.lstrip("-").isdigit() else label for label in options.labels]
     count = len(labels) * options.num_images

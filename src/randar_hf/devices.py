@@ -1,4 +1,4 @@
-"""Where a module computes."""
+"""Where modules compute."""
 
 import torch
 
@@ -10,3 +10,11 @@ def execution_device(module: torch.nn.Module) -> torch.device:
         if device is not None:
             return torch.device(device)
     return module.device
+
+
+def check_device(device: str):
+    """Raise a `ValueError` that names `device` if torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises differs by kind of device
+        raise ValueError(f"`device` must be one that torch has here, got {device!r}.") from error

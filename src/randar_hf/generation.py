@@ -259,7 +259,13 @@ class RandARGenerationMixin:
         self, generation_config: RandARGenerationConfig | None, order: Any, settings: dict[str, Any]
     ) -> RandARGenerationConfig:
         """The settings of this call: the given configuration, or the model's own, with what the caller changes."""
-        config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        if generation_config is None:
+            generation_config = self.generation_config
+        if not isinstance(generation_config, self.generation_config_class):
+            raise TypeError(
+                f"`generation_config` must be a {self.generation_config_class.__name__}, got {generation_config!r}."
+            )
+        config = copy.deepcopy(generation_config)
         if isinstance(order, str):
             settings = {**settings, "order": order}
         for name, value in settings.items():
@@ -338,6 +344,8 @@ class RandARGenerationMixin:
 
 def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:
     """The caller's processors, then temperature, top-k and top-p as far as they change anything."""
+    if own is not None and not isinstance(own, list):
+        raise TypeError(f"`logits_processor` must be a LogitsProcessorList or a list of processors, got {own!r}.")
     processors = LogitsProcessorList(own or [])
     if config.do_sample and config.temperature != 1:
         processors.append(TemperatureLogitsWarper(float(config.temperature)))

@@ -220,13 +220,20 @@ class RandARModel(RandARPreTrainedModel):
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
 
         Raises:
-            ValueError: if `input_ids` does not fill the grid.
+            ValueError: if `input_ids` does not fill the grid, or `order` has another shape.
         """
-        batch_size, num_tokens = input_ids.shape
         if rotary is None:
             rotary = self.rotary_table(*self.config.grid, input_ids.device)
-        if num_tokens != len(rotary) - 1:
-            raise ValueError(f"`input_ids` must hold {len(rotary) - 1} tokens per image, got {num_tokens}.")
+        batch_size, num_tokens = len(input_ids), len(rotary) - 1
+        if input_ids.shape != (batch_size, num_tokens):
+            raise ValueError(
+                f"`input_ids` must have the shape (images, {num_tokens} tokens), got {tuple(input_ids.shape)}."
+            )
+        if order is not None and order.shape not in ((num_tokens,), (batch_size, num_tokens)):
+            raise ValueError(
+                f"`order` must have the shape ({num_tokens},) or ({batch_size}, {num_tokens}), "
+                f"got {tuple(order.shape)}."
+            )
         if class_labels is None:
             class_labels = torch.full((batch_size,), self.config.num_classes, device=input_ids.device)
         if order is None:
@@ -352,15 +359,14 @@ class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin):
         """
         if labels is not None and layout is not None:
             raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
-        batch_size, num_tokens = input_ids.shape
         if layout is None:
-            layout = training_layout(num_tokens, self.model.merged, input_ids.device)
+            layout = training_layout(input_ids.shape[-1], self.model.merged, input_ids.device)
         outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
         logits = self.lm_head(outputs.last_hidden_state[:, layout.queries])  # (B, Q, V)
 
         loss = None
         if labels is not None:
-            targets = labels if order is None else labels.gather(1, order.expand(batch_size, -1))  # (B, N)
+            targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         return CausalLMOutputWithPast(
             loss=loss,

@@ -50,7 +50,8 @@ def test_tuple(pipe):
 
 def test_labels_by_id_name_and_mixture(pipe):
     assert pipe.get_label_ids(["tench", 4, "white shark", "great white shark, white shark"]) == [0, 4, 1, 1]
-    assert pipe.get_label_ids(torch.tensor([2, 3])) == [2, 3]
+    assert pipe.get_label_ids(torch.tensor([2, 3])) == pipe.get_label_ids(np.array([2, 3])) == [2, 3]
+    assert pipe.get_label_ids(np.int64(4)) == [4]
     assert pipe.get_label_ids([[1], [4]]) == [1, 4]
     assert torch.equal(tokens(pipe, "sea snake"), tokens(pipe, 4))
 
@@ -68,6 +69,13 @@ def test_labels_by_id_name_and_mixture(pipe):
 def test_wrong_labels(pipe, label, message):
     with pytest.raises(ValueError, match=f"`class_labels`.*{message}"):
         pipe(label)
+
+
+def test_tokenizer_with_another_vocabulary(make_model, vqvae):
+    model = make_model(vocab_size=64)
+    model.forward = None  # refused before it runs
+    with pytest.raises(ValueError, match="`vqvae` must have the transformer's 64 tokens, got one with 32"):
+        RandARPipeline(model, vqvae)(0)
 
 
 def test_names_need_names(model, vqvae):
@@ -88,6 +96,8 @@ def test_images_per_prompt_and_generators(pipe, generators):
     ("named", "arguments"),
     [
         ("num_images_per_prompt", {"num_images_per_prompt": 0}),
+        ("num_images_per_prompt", {"num_images_per_prompt": True}),
+        ("callback_on_step_end", {"callback_on_step_end": 3}),
         ("output_type", {"output_type": "jpeg"}),
         ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
         ("num_inference_steps", {"num_inference_steps": 17}),

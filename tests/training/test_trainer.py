@@ -172,6 +172,7 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     ("setting", "value"),
     [
         ("max_steps", 0),
+        ("warmup_steps", -5),
         ("batch_size", -1),
         ("learning_rate", 0.0),
         ("lr_schedule", "step"),
