@@ -6,7 +6,7 @@ from setuptools import setup
 
 
 TRAINING = ["accelerate>=1.15", "datasets>=5.2", "scikit-learn>=1.9", "tensorboard>=2.21"]
-TEST = ["pytest>=9.0", "scikit-learn>=1.9"]
+TEST = ["peft>=0.21", "pytest>=9.0", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
 
 setup(
@@ -36,7 +36,10 @@ setup(
         "randar_hf.conversion": "conversion",
     },
     packages=["randar_hf", "randar_hf.pipelines", "randar_hf.training", "randar_hf.conversion"],
-    package_data={"randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"]},
+    package_data={
+        "randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
+        "randar_hf.conversion": ["imagenet_classes.txt"],
+    },
     include_package_data=False,
     install_requires=[
         "accelerate>=1.15",

@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 
 import torch
@@ -56,5 +57,6 @@ def _read_file(path: str):
 
 
 def _read_pickle(path: str):
+    mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be mapped into memory
     with torch.serialization.safe_globals([argparse.Namespace]):  # the training arguments beside the weights
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -16,7 +16,8 @@ def convert_llamagen(
     """
     Turn a published LlamaGen checkpoint into the same raster-order model for transformers, bit for bit.
 
-    The model has `position_instruction="none"`: it is to be generated in raster order, one token a step.
+    The model has `position_instruction="none"`: it is generated in raster order, one token a step, by default with the
+    constant guidance that its authors found best.
 
     Args:
         checkpoint (`str` or mapping): path of a torch pickle or safetensors file, or the state dict itself, with or

@@ -23,6 +23,7 @@ PUBLISHED = {
     "upsamplers.0.conv": "upsample_conv",
     "conv_norm_out": "norm_out",
 }
+PIXEL_RANGE = (0.0, 1.0)
 UNPUBLISHED = re.compile(r"conv[12]\.bias|conv_shortcut\.bias|encoder\.conv_in\.bias|downsamplers|quant_conv")
 
 
@@ -30,9 +31,10 @@ def convert_maskgit_vq(checkpoint: str | os.PathLike | Mapping[str, torch.Tensor
     """
     Turn MaskGIT's image tokenizer into a `diffusers.VQModel` that computes the same; pixels lie in [0, 1].
 
-    Its architecture differs, so weights are folded, which cannot be undone: average pooling becomes a convolution, the
+    The range is noted in the configuration, so that [`randar_hf.vq.encode_images`] and the pipelines know it. The
+    architecture differs, so weights are folded, which cannot be undone: average pooling becomes a convolution, the
     shortcuts, which act on the output of a residual block, go into its second convolution, and what MaskGIT lacks is
-    zero or the identity. The range of pixels stays MaskGIT's own: [-1, 1] cannot be folded into the first convolution,
+    zero or the identity. The range stays MaskGIT's own: [-1, 1] cannot be folded into the first convolution,
     whose padding with zeros would mean grey instead of black.
 
     Args:
@@ -55,6 +57,7 @@ def convert_maskgit_vq(checkpoint: str | os.PathLike | Mapping[str, torch.Tensor
     published = _published_names(vqvae)
     check_tensors(tensors, {published[name]: _published_shape(name, targets[name]) for name in published})
     vqvae.load_state_dict(_fold(tensors, published, targets), assign=True)
+    vqvae.register_to_config(_pixel_range=PIXEL_RANGE)
     return vqvae
 
 

@@ -16,6 +16,8 @@ def convert_randar(
     """
     Turn a published RandAR checkpoint into the same model for transformers, bit for bit.
 
+    By default it is generated with the guidance that its authors found best, which grows linearly.
+
     Args:
         checkpoint (`str` or mapping): path of a safetensors file or torch pickle, or the state dict itself.
         num_attention_heads (`int`, *optional*): attention heads, which no shape tells; by default heads are 64 wide,

@@ -14,6 +14,10 @@ from .state_dicts import check_tensors, count, refuse_other_kinds, shape_of
 PUBLISHED_HEAD_DIM = 64
 OTHER_HEAD_DIMS = {3200: 100, 4096: 128}  # by width: LlamaGen's 3B and 7B
 
+# The guidance that the authors found best: RandAR's by width and codes, LlamaGen's, which is constant, by width.
+RANDAR_GUIDANCE, RANDAR_GUIDANCE_OF = 4.0, {(1024, 16384): 3.4}
+LLAMAGEN_GUIDANCE, LLAMAGEN_GUIDANCE_OF = 2.0, {1280: 1.75, 1536: 1.75, 3200: 1.65}
+
 # Modules here, and where their weights are in a published file.
 PUBLISHED = {
     "model.embed_tokens": "tok_embeddings",
@@ -75,7 +79,46 @@ def convert_decoder(
     for published, names in parts.items():
         renamed.update(zip(names, tensors[published].split(rows[published]), strict=True))
     model.load_state_dict(renamed, assign=True)
+    _suit_generation(model)
     return model.eval()
+
+
+def published_state_dict(model: RandARForCausalLM) -> dict[str, torch.Tensor]:
+    """
+    The way back: a model's weights in the layout that its authors published.
+
+    Args:
+        model ([`RandARForCausalLM`]): with `position_instruction="rope"` (RandAR's layout) or `"none"` (LlamaGen's).
+
+    Returns:
+        `dict[str, torch.Tensor]`: tensors by published name, for `safetensors.torch.save_file` or, under the key
+        "model", for `torch.save`. Those of a converted model equal the tensors of its file.
+
+    Raises:
+        TypeError: if `model` is no [`RandARForCausalLM`].
+        ValueError: for a `position_instruction` that was never published.
+    """
+    if not isinstance(model, RandARForCausalLM):
+        raise TypeError(f"`model` must be a RandARForCausalLM, got {type(model).__name__}.")
+    if model.config.position_instruction not in ("rope", "none"):
+        raise ValueError(
+            f"`model` must have the position instruction 'rope' or 'none', got {model.config.position_instruction!r}: "
+            "no other layout was published."
+        )
+    parts = {}  # tensors by published name
+    for name, tensor in model.state_dict().items():
+        parts.setdefault(_published_name(name), []).append(tensor)
+    return {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
+
+
+def _suit_generation(model: RandARForCausalLM):
+    """Set the defaults of `generate` to those that the authors found best for a model of this size."""
+    config, generation = model.config, model.generation_config
+    if config.position_instruction == "none":
+        generation.guidance_scale = LLAMAGEN_GUIDANCE_OF.get(config.hidden_size, LLAMAGEN_GUIDANCE)
+        generation.guidance_schedule = "constant"
+    else:
+        generation.guidance_scale = RANDAR_GUIDANCE_OF.get((config.hidden_size, config.vocab_size), RANDAR_GUIDANCE)
 
 
 def _refuse_captions(tensors: Mapping[str, torch.Tensor]):

@@ -14,13 +14,19 @@ KINDS = {
 }
 
 
+def find_kind(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The converter that reads a checkpoint, told by the names of its tensors, or `None` if no kind is known."""
+    for converter, (beginning, _) in KINDS.items():
+        if any(name.startswith(beginning) for name in tensors):
+            return converter
+    return None
+
+
 def refuse_other_kinds(tensors: Mapping[str, torch.Tensor], converter: str):
     """Raise a `ValueError` that names the right converter, if a checkpoint is of a kind that another one reads."""
-    for other, (beginning, description) in KINDS.items():
-        if any(name.startswith(beginning) for name in tensors):
-            if other != converter:
-                raise ValueError(f"`checkpoint` is {description}: `{other}` reads it, not `{converter}`.")
-            return
+    other = find_kind(tensors)
+    if other not in (None, converter):
+        raise ValueError(f"`checkpoint` is {KINDS[other][1]}: `{other}` reads it, not `{converter}`.")
 
 
 def count(tensors: Mapping[str, torch.Tensor], beginning: str) -> int:

@@ -2,6 +2,7 @@
 
 from diffusers.pipelines import pipeline_loading_utils
 
+from .code_export import save_with_code
 from .pipeline_randar import RandARPipeline
 
 
@@ -11,4 +12,4 @@ pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = {
 }
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"])
 
-__all__ = ["RandARPipeline"]
+__all__ = ["RandARPipeline", "save_with_code"]

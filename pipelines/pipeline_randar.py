@@ -7,16 +7,18 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 
-from randar_hf import RandARForCausalLM, vq
 from randar_hf.checks import is_int
+from randar_hf.modeling_randar import RandARForCausalLM
+from randar_hf.vq import decode_images, downsampling
 
+from .hub import HubMixin
 from .labels import find_label_id, list_labels
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class RandARPipeline(DiffusionPipeline):
+class RandARPipeline(HubMixin, DiffusionPipeline):
     """
     Class-conditional image generation with RandAR (arXiv 2412.01827).
 
@@ -39,7 +41,7 @@ class RandARPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(id2label=id2label)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=vq.downsampling(vqvae), do_convert_rgb=True)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=downsampling(vqvae), do_convert_rgb=True)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -73,6 +75,12 @@ class RandARPipeline(DiffusionPipeline):
             raise ValueError("`class_labels` must hold at least one class id or name, got none.")
         return ids
 
+    def check_components(self):
+        """Raise a `ValueError` if the tokenizer has another number of tokens than the transformer."""
+        entries, vocab_size = self.vqvae.config.num_vq_embeddings, self.transformer.config.vocab_size
+        if entries != vocab_size:
+            raise ValueError(f"`vqvae` must have the transformer's {vocab_size} tokens, got one with {entries}.")
+
     def check_inputs(
         self,
         num_images_per_prompt: int,
@@ -81,9 +89,7 @@ class RandARPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str],
     ):
         """Check the components against each other, and the arguments that the transformer does not check itself."""
-        entries, vocab_size = self.vqvae.config.num_vq_embeddings, self.transformer.config.vocab_size
-        if entries != vocab_size:
-            raise ValueError(f"`vqvae` must have the transformer's {vocab_size} tokens, got one with {entries}.")
+        self.check_components()
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ValueError(f"`callback_on_step_end` must be callable, got {callback_on_step_end!r}.")
         if not is_int(num_images_per_prompt) or num_images_per_prompt < 1:
@@ -108,7 +114,7 @@ class RandARPipeline(DiffusionPipeline):
             `torch.Tensor` of shape (B, 3, H, W), in [-1, 1] up to over-shoots of the tokenizer.
         """
         tokens = latents.unflatten(1, (height, width))  # (B, h, w)
-        pixels = vq.decode(self.vqvae, tokens.clamp(min=0))  # (B, 3, H, W)
+        pixels = decode_images(self.vqvae, tokens.clamp(min=0))  # (B, 3, H, W)
         unknown = (tokens < 0)[:, None].float()  # (B, 1, h, w)
         unknown = torch.nn.functional.interpolate(unknown, size=pixels.shape[2:], mode="nearest")
         return pixels.masked_fill(unknown.bool().to(pixels.device), 0)

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch.utils.data import DataLoader
 
-from randar_hf.vq import downsampling, encode
+from randar_hf.vq import downsampling, encode_images
 
 from .data import label_names, load_rows, pixel_dataset
 from .token_data import TokenSettings, TokenWriter, load_tokenizer, tokenizer_hash
@@ -79,7 +79,7 @@ def _write_tokens(config: TokenizingConfig, vqvae, pixels, labels, writer: Token
     vqvae = vqvae.to(device).eval()
     start = 0
     for batch in tqdm(DataLoader(pixels, config.batch_size, num_workers=config.num_workers), desc="tokens"):
-        tokens = encode(vqvae, batch["pixels"].to(device)).flatten(1)  # (B, N)
+        tokens = encode_images(vqvae, batch["pixels"].to(device)).flatten(1)  # (B, N)
         writer.write(tokens, labels[start : start + len(tokens)])
         start += len(tokens)
     writer.close()

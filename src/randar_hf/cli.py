@@ -51,6 +51,10 @@ def _parser() -> Parser:
     _add_generate_options(generate)
     generate.set_defaults(run=_generate)
 
+    convert = commands.add_parser("convert", help="turn published checkpoints into the folder of a pipeline")
+    _add_convert_options(convert)
+    convert.set_defaults(run=_convert)
+
     bench = commands.add_parser("bench", help="measure speed and memory with random weights")
     _add_bench_options(bench)
     bench.set_defaults(run=_bench)
@@ -81,6 +85,17 @@ def _add_generate_options(parser: argparse.ArgumentParser):
     parser.add_argument("--dtype", choices=TYPES, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+
+
+def _add_convert_options(parser: argparse.ArgumentParser):
+    parser.add_argument("checkpoint", help="published file of a RandAR or LlamaGen model")
+    parser.add_argument("output", help="folder to write")
+    parser.add_argument("--tokenizer", required=True, help="published file of the image tokenizer")
+    parser.add_argument("--num-attention-heads", type=int, help="heads (default: as wide as in published models)")
+    parser.add_argument("--grid-size", type=int, help="tokens per side (default: the published file's, or 16)")
+    parser.add_argument("--class-names", help="text file with a name a line, or JSON (default: ImageNet's for 1,000)")
+    parser.add_argument("--with-code", action="store_true", help="add the code, to load without randar_hf")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of a pipeline")
 
 
 def _add_bench_options(parser: argparse.ArgumentParser):
@@ -152,6 +167,22 @@ def _generate(options: argparse.Namespace, rest: list[str]):
     ).images
     make_image_grid(images, rows=len(labels), cols=options.num_images).save(output)
     print(f"wrote {output}")
+
+
+def _convert(options: argparse.Namespace, rest: list[str]):
+    from .convert import convert_checkpoint
+
+    folder = convert_checkpoint(
+        options.checkpoint,
+        options.tokenizer,
+        options.output,
+        num_attention_heads=options.num_attention_heads,
+        grid_size=options.grid_size,
+        class_names=options.class_names,
+        with_code=options.with_code,
+        overwrite=options.overwrite,
+    )
+    print(f"wrote {folder}")
 
 
 def _bench(options: argparse.Namespace, rest: list[str]):

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .cards import make_card, replace_generated_card
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
 from .generation import RandARGenerationMixin
@@ -165,6 +166,12 @@ class RandARPreTrainedModel(PreTrainedModel):
             init.normal_(module.position_instruction, std=self.config.initializer_range)
         elif isinstance(module, RandARForCausalLM):
             init.zeros_(module.lm_head.weight)
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+        """Upload a model card of this model where the repository has none."""
+        generation = getattr(self, "generation_config", None) or RandARGenerationConfig.from_model_config(self.config)
+        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, generation, self.num_parameters()))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 class RandARModel(RandARPreTrainedModel):

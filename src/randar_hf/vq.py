@@ -18,6 +18,12 @@ def downsampling(vqvae: VQModel) -> int:
     return 2 ** (len(vqvae.config.block_out_channels) - 1)
 
 
+def pixel_range(vqvae: VQModel) -> tuple[float, float]:
+    """What the tokenizer takes black and white for: (-1, 1), or what a converter noted in its configuration."""
+    low, high = vqvae.config.get("_pixel_range", (-1.0, 1.0))
+    return low, high
+
+
 @torch.no_grad()
 def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
     """
@@ -69,6 +75,32 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
         )
     shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
     return vqvae.decode(tokens.flatten().to(execution_device(vqvae)), force_not_quantize=True, shape=shape).sample
+
+
+def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
+    """[`encode`] for images (B, 3, H, W) in [-1, 1], as diffusers' image processors give them, for any tokenizer."""
+    _check_pixels(images, vqvae.config.in_channels, downsampling(vqvae))
+    low, high = pixel_range(vqvae)
+    return encode(vqvae, images if (low, high) == (-1, 1) else low + (images + 1) / 2 * (high - low))
+
+
+def decode_images(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+    """
+    [`decode`] to images in [-1, 1], as diffusers' image processors take them, for any tokenizer.
+
+    Args:
+        vqvae (`diffusers.VQModel`): the image tokenizer.
+        tokens (`torch.LongTensor` of shape (B, h, w)): codebook entries.
+
+    Returns:
+        `torch.Tensor` of shape (B, 3, H, W). A tokenizer for [-1, 1] overshoots a little; values of one for another
+        range are clamped and cut to the 8-bit level below, as MaskGIT's pictures are, so that rounding keeps them.
+    """
+    pixels, (low, high) = decode(vqvae, tokens), pixel_range(vqvae)
+    if (low, high) == (-1, 1):
+        return pixels
+    levels = (255 * (pixels.float() - low) / (high - low)).clamp(0, 255).floor()
+    return levels / 127.5 - 1
 
 
 def _check_pixels(pixels: torch.Tensor, channels: int, multiple: int):

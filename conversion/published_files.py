@@ -1,0 +1,79 @@
+"""The files that authors published, by name: what no tensor tells, and what the authors measured."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from randar_hf.cards import Origin
+
+
+RANDAR_LIMITS = (
+    "They were measured before the authors mended their sampler in July 2025; until then it left the last token of "
+    "every picture undecoded. They have not been measured again."
+)
+LLAMAGEN_LIMITS = (
+    "Several people who measured these files again report higher FIDs (issues 48, 53 and 86 of the authors' "
+    "repository)."
+)
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """
+    A published checkpoint.
+
+    Attributes:
+        origin ([`Origin`]): for its model card.
+        grid_size (`int`): tokens per side of the grid it was trained on.
+    """
+
+    origin: Origin
+    grid_size: int
+
+
+def find_published(checkpoint: object) -> PublishedFile | None:
+    """The published checkpoint with the name of a file, or `None`; a state dict has no name."""
+    return PUBLISHED_FILES.get(Path(checkpoint).name) if isinstance(checkpoint, str | os.PathLike) else None
+
+
+def _randar(name: str, guidance_scale: float, fid: float, inception_score: float) -> PublishedFile:
+    origin = Origin(
+        name=name,
+        repository="ziqipang/RandAR",
+        source="https://github.com/ziqipang/RandAR",
+        license="mit",
+        dataset="imagenet-1k",
+        guidance_scale=guidance_scale,
+        fid=fid,
+        inception_score=inception_score,
+        limits=RANDAR_LIMITS,
+    )
+    return PublishedFile(origin, grid_size=16)
+
+
+def _llamagen(size: str, side: int, guidance_scale: float, fid: float) -> PublishedFile:
+    origin = Origin(
+        name=f"LlamaGen-{size} for pictures of {side} pixels",
+        repository="FoundationVision/LlamaGen",
+        source="https://github.com/FoundationVision/LlamaGen",
+        license="mit",
+        dataset="imagenet-1k",
+        guidance_scale=guidance_scale,
+        fid=fid,
+        limits=LLAMAGEN_LIMITS,
+    )
+    return PublishedFile(origin, grid_size=side // 16)
+
+
+PUBLISHED_FILES = {
+    "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L", 3.4, 2.65, 249),
+    "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L (MaskGIT)", 4.0, 2.47, 271),
+    "randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-XL", 4.0, 2.27, 275),
+    "c2i_B_256.pt": _llamagen("B", 256, 2.0, 5.46),
+    "c2i_B_384.pt": _llamagen("B", 384, 2.0, 6.09),
+    "c2i_L_256.pt": _llamagen("L", 256, 2.0, 3.80),
+    "c2i_L_384.pt": _llamagen("L", 384, 2.0, 3.07),
+    "c2i_XL_384.pt": _llamagen("XL", 384, 1.75, 2.62),
+    "c2i_XXL_384.pt": _llamagen("XXL", 384, 1.75, 2.34),
+    "c2i_3B_384.pt": _llamagen("3B", 384, 1.65, 2.18),
+}

@@ -1,0 +1,89 @@
+"""Saving a pipeline together with its code, for machines where `randar_hf` is not installed."""
+
+import ast
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from randar_hf.configuration_randar import RandARConfig
+from randar_hf.modeling_randar import RandARForCausalLM, RandARModel
+
+
+PIPELINES = Path(__file__).parent
+CORE = Path(inspect.getfile(RandARForCausalLM)).parent
+ENTRY = '''"""{name}, with its code beside it: diffusers copies only the files that this one names."""
+
+{imports}
+'''
+
+
+def save_with_code(pipeline: DiffusionPipeline, save_directory: str | os.PathLike):
+    """
+    Save a pipeline and the code it needs, so that it loads with `trust_remote_code=True` and nothing else installed.
+
+    `DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)` loads the folder,
+    `AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer", trust_remote_code=True)` its model.
+
+    Args:
+        pipeline (`DiffusionPipeline`): a pipeline of this package.
+        save_directory (`str`): a new or empty folder.
+
+    Raises:
+        TypeError: if `pipeline` is none of this package.
+        ValueError: if the folder holds files.
+    """
+    if not isinstance(pipeline, DiffusionPipeline) or Path(inspect.getfile(type(pipeline))).parent != PIPELINES:
+        raise TypeError(f"`pipeline` must be a pipeline of randar_hf, got {type(pipeline).__name__}.")
+    folder = Path(save_directory)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"`save_directory` must be empty or new, got {str(folder)!r}, which holds files.")
+    transformer, model = folder / "transformer", type(pipeline.transformer)
+    entry = pipeline.transformer.config.model_type  # the module that diffusers is to load the model from
+    transformer.mkdir(parents=True, exist_ok=True)
+    _copy_code(type(pipeline), folder, "pipeline.py")
+    _copy_code(model, transformer, f"{entry}.py")
+    pipeline.make_card(folder.resolve().name, has_code=True).save(folder / "README.md")
+    pipeline.save_pretrained(folder)
+    _edit_json(folder / "model_index.json", transformer=[entry, model.__name__])
+    classes = {"AutoConfig": RandARConfig, "AutoModel": RandARModel, "AutoModelForCausalLM": RandARForCausalLM}
+    auto_map = {name: f"{cls.__module__.split('.')[-1]}.{cls.__name__}" for name, cls in classes.items()}
+    _edit_json(transformer / "config.json", auto_map=auto_map)
+
+
+def _copy_code(cls: type, folder: Path, entry: str):
+    """Copy the module of a class and all it needs of this package, side by side, and one that names them all."""
+    main = Path(inspect.getfile(cls))
+    paths, waiting = {}, [main]
+    while waiting:
+        path = waiting.pop()
+        paths[path.stem] = path
+        waiting += [needed for needed in _imported_files(path) if needed.stem not in paths]
+    for name, path in paths.items():
+        source = path.read_text(encoding="utf-8")
+        if path.parent == PIPELINES:
+            source = re.sub(r"^from randar_hf\.(\w+) import", r"from .\1 import", source, flags=re.MULTILINE)
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    others = [f"from .{name} import __name__ as _{name}  # noqa: F401" for name in sorted(paths)]
+    imports = "\n".join([*others, f"from .{main.stem} import {cls.__name__}"])
+    (folder / entry).write_text(ENTRY.format(name=cls.__name__, imports=imports), encoding="utf-8")
+
+
+def _imported_files(path: Path) -> list[Path]:
+    """The files of this package that a module imports: siblings, and from a pipeline those of the core."""
+    files = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.level == 1:
+                files.append(path.with_name(f"{node.module}.py"))
+            elif node.module.startswith("randar_hf."):
+                files.append(CORE / f"{node.module.removeprefix('randar_hf.')}.py")
+    return files
+
+
+def _edit_json(path: Path, **changes):
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

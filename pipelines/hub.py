@@ -1,0 +1,61 @@
+"""What a pipeline's folder and its repository on the Hub hold beside weights: a model card, and a stub of code."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from randar_hf.cards import Origin, make_card, replace_generated_card
+
+
+STUB = (
+    '"""So that `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` finds the class."""\n\n'
+    "from randar_hf.pipelines import {name}\n"
+)
+
+
+class HubMixin:
+    """Gives a pipeline's folder its card and `pipeline.py`, wherever it is saved or pushed to."""
+
+    def make_card(self, repo_id: str, origin: Origin | None = None, has_code: bool = False) -> ModelCard:
+        """
+        The model card of this pipeline.
+
+        Args:
+            repo_id (`str`): what `from_pretrained` is to be called with.
+            origin ([`~randar_hf.cards.Origin`], *optional*): of published weights.
+            has_code (`bool`): whether the code lies beside the weights.
+
+        Returns:
+            `huggingface_hub.ModelCard`: the card. A pipeline loaded from a folder keeps the card that lies there,
+            unless its code goes along.
+        """
+        loaded_from = Path(self.name_or_path or "") / "README.md"
+        if origin is None and not has_code and loaded_from.is_file():
+            return ModelCard.load(loaded_from)
+        config, factor = self.transformer.config, self.image_processor.config.vae_scale_factor
+        name = self.id2label.get(0)
+        return make_card(
+            repo_id,
+            config,
+            self.transformer.generation_config,
+            self.transformer.num_parameters(),
+            pixels=(config.grid[0] * factor, config.grid[1] * factor),
+            label=repr(name.split(",")[0]) if name else "0",
+            origin=origin,
+            has_code=has_code,
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """Save as any `DiffusionPipeline`, and with it a model card and `pipeline.py`, where the folder has none."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "pipeline.py").exists():
+            (folder / "pipeline.py").write_text(STUB.format(name=type(self).__name__), encoding="utf-8")
+        if not (folder / "README.md").exists():
+            self.make_card(folder.resolve().name).save(folder / "README.md")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _upload_folder(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+        replace_generated_card(working_dir, lambda: self.make_card(repo_id))
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)

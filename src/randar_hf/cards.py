@@ -1,0 +1,235 @@
+"""Model cards for the Hub."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .configuration_generation import RandARGenerationConfig
+from .configuration_randar import RandARConfig
+
+
+RANDAR_CITATION = """@article{pang2024randar,
+  title={RandAR: Decoder-only Autoregressive Visual Generation in Random Orders},
+  author={Pang, Ziqi and Zhang, Tianyuan and Luan, Fujun and Man, Yunze and Tan, Hao and Zhang, Kai and Freeman, William T. and Wang, Yu-Xiong},
+  journal={arXiv preprint arXiv:2412.01827},
+  year={2024}
+}"""  # noqa: E501
+LLAMAGEN_CITATION = """@article{sun2024autoregressive,
+  title={Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation},
+  author={Sun, Peize and Jiang, Yi and Chen, Shoufa and Zhang, Shilong and Peng, Bingyue and Luo, Ping and Yuan, Zehuan},
+  journal={arXiv preprint arXiv:2406.06525},
+  year={2024}
+}"""  # noqa: E501
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ kind }} with {{ "{:,}".format(parameters) }} parameters: it generates images of {{ num_classes }} classes as
+{{ height }} x {{ width }} tokens{% if pixels %}, {{ pixels[1] }} x {{ pixels[0] }} pixels{% endif %}.
+{% if origin %}
+The weights are those of [{{ origin.repository }}](https://huggingface.co/{{ origin.repository }}), published by the
+authors of [{{ origin.source.removeprefix("https://") }}]({{ origin.source }}), in another layout.
+{% endif %}
+## Use
+
+{% if pixels -%}
+Through `randar_hf`:
+
+```python
+from randar_hf.pipelines import RandARPipeline
+
+pipe = RandARPipeline.from_pretrained("{{ repo_id }}"{{ trust }})
+image = pipe({{ label }}).images[0]
+```
+
+Through diffusers' own entry point{{ needs }}:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{{ repo_id }}", custom_pipeline="pipeline", trust_remote_code=True)
+image = pipe({{ label }}).images[0]
+```
+
+Its model alone, through transformers:
+{%- else -%}
+Through transformers:
+{%- endif %}
+
+```python
+{% if not has_code %}import randar_hf  # registers the model
+{% endif -%}
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{{ repo_id }}"{{ subfolder }}{{ trust }})
+tokens = model.generate([0])  # (1, {{ height * width }}), in raster order
+```
+{% if not pixels %}
+The tokens become an image through the tokenizer that the model was trained with, a `diffusers.VQModel`, by
+`randar_hf.vq.decode_images`, or in a pipeline: `RandARPipeline(transformer=model, vqvae=tokenizer)`.
+{% endif %}
+## Details
+
+| | |
+| --- | --- |
+| layers, width, heads | {{ layers }}, {{ hidden_size }}, {{ heads }} |
+| position instruction | {{ position_instruction }} |
+| tokens | {{ height }} x {{ width }} of {{ vocab_size }} kinds |
+| generation by default | order {{ generation.order }}, {{ generation.num_inference_steps }} steps, \
+{{ generation.guidance_schedule }} guidance of {{ generation.guidance_scale }} |
+
+## Results
+
+{% if origin -%}
+As its authors report them, for pictures of 256 x 256 pixels (50,000 of them, against ImageNet's training set):
+
+| guidance | FID |{% if origin.inception_score %} Inception Score |{% endif %} source |
+| --- | --- |{% if origin.inception_score %} --- |{% endif %} --- |
+| {{ origin.guidance_scale }} | {{ origin.fid }} |{% if origin.inception_score %} {{ origin.inception_score }} |\
+{% endif %} [authors' README]({{ origin.source }}) |
+
+{{ origin.limits }}
+{%- else -%}
+None are reported on this card.
+{%- endif %}
+
+## Limits
+
+It knows the {{ num_classes }} classes it was trained on and nothing else, and shows the prejudices and gaps of its
+training pictures. Nothing on this card says how it does on other data.
+{% if license %}
+## Licence
+
+{{ license }}{% if origin %}, as its authors' [repository]({{ origin.source }}) says{% endif %}.
+{% endif %}
+## Citation
+
+```bibtex
+{{ citation }}
+```
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """
+    Where published weights come from, and what their authors report.
+
+    Attributes:
+        name (`str`): the authors' name of the model.
+        repository (`str`): where the weights are, on the Hub.
+        source (`str`): URL of the authors' code, whose README holds the figures.
+        license (`str`): the Hub's identifier of the licence.
+        dataset (`str`): the Hub's identifier of the training data.
+        guidance_scale (`float`): guidance that the figures belong to.
+        fid (`float`): Fréchet inception distance of 50,000 images.
+        limits (`str`): what should be known about the figures.
+        inception_score (`float`, *optional*): of the same images.
+    """
+
+    name: str
+    repository: str
+    source: str
+    license: str
+    dataset: str
+    guidance_scale: float
+    fid: float
+    limits: str
+    inception_score: float | None = None
+
+
+def make_card(
+    repo_id: str,
+    config: RandARConfig,
+    generation_config: RandARGenerationConfig,
+    num_parameters: int,
+    pixels: tuple[int, int] | None = None,
+    label: str = "0",
+    origin: Origin | None = None,
+    has_code: bool = False,
+) -> ModelCard:
+    """
+    The card of a model or, with `pixels`, of a pipeline.
+
+    Args:
+        repo_id (`str`): what `from_pretrained` is to be called with.
+        config ([`RandARConfig`]): the model's configuration.
+        generation_config ([`RandARGenerationConfig`]): its defaults of generation.
+        num_parameters (`int`): its size.
+        pixels (`(int, int)`, *optional*): height and width of the pipeline's images.
+        label (`str`): a label for the example, as Python writes it.
+        origin ([`Origin`], *optional*): of published weights.
+        has_code (`bool`): whether the code lies beside the weights, so that `randar_hf` need not be installed.
+
+    Returns:
+        `huggingface_hub.ModelCard`: the card, rendered.
+    """
+    is_raster = config.position_instruction == "none"
+    height, width = config.grid
+    title = origin.name if origin else repo_id.rstrip("/").split("/")[-1]
+    data = ModelCardData(
+        base_model=origin.repository if origin else None,
+        datasets=[origin.dataset] if origin else None,
+        eval_results=_eval_results(origin) if origin else None,
+        library_name="diffusers" if pixels else "transformers",
+        license=origin.license if origin else None,
+        model_name=title if origin else None,
+        pipeline_tag="unconditional-image-generation",
+        tags=["llamagen" if is_raster else "randar", "autoregressive", "image-generation", "class-conditional"],
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        repo_id=repo_id,
+        title=title,
+        kind="A LlamaGen model (arXiv 2406.06525)" if is_raster else "A RandAR model (arXiv 2412.01827)",
+        parameters=num_parameters,
+        num_classes=config.num_classes,
+        height=height,
+        width=width,
+        pixels=pixels,
+        label=label,
+        origin=origin,
+        has_code=has_code,
+        subfolder=', subfolder="transformer"' if pixels else "",
+        trust=", trust_remote_code=True" if has_code else "",
+        needs=", without anything else installed" if has_code else ", which runs the line of code in `pipeline.py`",
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+        position_instruction=config.position_instruction,
+        vocab_size=config.vocab_size,
+        generation=generation_config,
+        citation=LLAMAGEN_CITATION if is_raster else RANDAR_CITATION,
+    )
+
+
+def _eval_results(origin: Origin) -> list[EvalResult]:
+    metrics = {"fid": ("FID", origin.fid), "inception_score": ("Inception Score", origin.inception_score)}
+    return [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            task_name="Class-conditional image generation",
+            dataset_type=origin.dataset,
+            dataset_name="ImageNet 256x256",
+            metric_type=metric_type,
+            metric_name=name,
+            metric_value=value,
+            source_name="the authors' README",
+            source_url=origin.source,
+        )
+        for metric_type, (name, value) in metrics.items()
+        if value is not None
+    ]
+
+
+def replace_generated_card(folder: str, make: Callable[[], ModelCard]):
+    """Put a card in the place of the one that transformers or diffusers write for a repository that has none."""
+    path = Path(folder) / "README.md"
+    if not path.exists() or "has been automatically generated" in path.read_text(encoding="utf-8"):
+        make().save(path)
