@@ -30,9 +30,10 @@ class HubMixin:
             `huggingface_hub.ModelCard`: the card. A pipeline loaded from a folder keeps the card that lies there,
             unless its code goes along.
         """
-        loaded_from = Path(self.name_or_path or "") / "README.md"
-        if origin is None and not has_code and loaded_from.is_file():
-            return ModelCard.load(loaded_from)
+        if origin is None and not has_code and self.name_or_path:
+            loaded_from = Path(self.name_or_path) / "README.md"
+            if loaded_from.is_file():
+                return ModelCard.load(loaded_from)
         config, factor = self.transformer.config, self.image_processor.config.vae_scale_factor
         name = self.id2label.get(0)
         return make_card(
@@ -54,7 +55,7 @@ class HubMixin:
             (folder / "pipeline.py").write_text(STUB.format(name=type(self).__name__), encoding="utf-8")
         if not (folder / "README.md").exists():
             self.make_card(folder.resolve().name).save(folder / "README.md")
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
 
     def _upload_folder(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
         replace_generated_card(working_dir, lambda: self.make_card(repo_id))

@@ -1,4 +1,7 @@
-"""Tiny real components."""
+"""Tiny real components, and small checkpoints in the published layouts."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +10,7 @@ from diffusers import VQModel
 from randar_hf import RandARConfig, RandARForCausalLM
 
 
+FIXTURES = Path(__file__).parent / "fixtures"
 CLASS_NAMES = {0: "tench", 1: "great white shark, white shark", 2: "crane", 3: "crane", 4: "sea snake"}
 
 
@@ -79,3 +83,30 @@ def class_names():
 def generators():
     """`generators(3)` gives three generators with the seeds 0, 1, 2."""
     return lambda count, first=0: [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+@pytest.fixture
+def published():
+    """`published("llamagen")` gives the tensors of that parity case with random numbers."""
+
+    def make(case: str) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = json.loads((FIXTURES / case / "case.json").read_text())["checkpoint"]
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    return make
+
+
+@pytest.fixture
+def published_files(published, tmp_path):
+    """`published_files("randar", "maskgit_vq")` writes a model of 64 codes and 10 classes and its tokenizer."""
+
+    def write(model: str = "randar", tokenizer: str = "llamagen_vq", name: str = "model.pt") -> tuple[Path, Path]:
+        tensors = published(model)
+        for codes in ("tok_embeddings.weight", "output.weight"):
+            tensors[codes] = tensors[codes][:64].clone()
+        torch.save({"model": tensors}, tmp_path / name)
+        torch.save(published(tokenizer), tmp_path / "tokenizer.pt")
+        return tmp_path / name, tmp_path / "tokenizer.pt"
+
+    return write

@@ -58,3 +58,18 @@ def test_what_is_no_image(vqvae, pixels):
 def test_what_are_no_tokens(vqvae, tokens):
     with pytest.raises(ValueError, match="tokens"):
         vq.decode(vqvae, tokens)
+
+
+def test_images_in_the_range_of_diffusers_for_any_tokenizer(vqvae):
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tokens = vq.encode_images(vqvae, images)
+    assert vq.pixel_range(vqvae) == (-1, 1)
+    assert torch.equal(tokens, vq.encode(vqvae, images))
+    assert torch.equal(vq.decode_images(vqvae, tokens), vq.decode(vqvae, tokens))
+
+    vqvae.register_to_config(_pixel_range=(0.0, 1.0))
+    assert torch.equal(vq.encode_images(vqvae, images), vq.encode(vqvae, (images + 1) / 2))
+    levels = (255 * vq.decode(vqvae, tokens).clamp(0, 1)).floor()
+    torch.testing.assert_close(vq.decode_images(vqvae, tokens), levels / 127.5 - 1)
+    with pytest.raises(ValueError, match="`pixels` must be a floating point tensor"):
+        vq.encode_images(vqvae, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -1,10 +1,12 @@
 """Sizes and refusals of the tokenizers, and files that belong to another converter; parity cases show exactness."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import VQModel
 
 from randar_hf import conversion, vq
+from randar_hf.pipelines import RandARPipeline
 
 
 CONVERTERS = ["convert_llamagen", "convert_llamagen_vq", "convert_maskgit_vq", "convert_randar"]
@@ -35,6 +37,18 @@ def test_the_codebook_is_scaled_once_and_the_counter_dropped(published):
     )
     del checkpoint["quantize.codebook_used"]
     assert torch.equal(conversion.convert_llamagen_vq(checkpoint).quantize.embedding.weight, codebook)
+
+
+def test_maskgits_range_and_rounding_reach_the_pictures(published, model, tmp_path):
+    tensors = published("maskgit_vq")
+    conversion.convert_maskgit_vq(tensors).save_pretrained(tmp_path)
+    vqvae = VQModel.from_pretrained(tmp_path)
+    assert vq.pixel_range(vqvae) == (0, 1)
+    tokens = torch.randint(64, (1, 16), generator=torch.Generator().manual_seed(0))
+    pipe = RandARPipeline(model, vqvae)
+    picture = pipe.image_processor.postprocess(pipe.decode_latents(tokens, 4, 4))[0]
+    published_way = (255 * vq.decode(vqvae, tokens.view(1, 4, 4)).clamp(0, 1)).to(torch.uint8)[0].permute(1, 2, 0)
+    assert np.array_equal(np.asarray(picture), published_way.numpy())
 
 
 def test_one_block_a_level(published):

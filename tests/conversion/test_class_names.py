@@ -1,0 +1,49 @@
+import pytest
+
+from randar_hf.conversion import check_class_names, imagenet_classes, read_class_names
+
+
+def test_imagenets_classes_are_in_their_usual_order():
+    names = imagenet_classes()
+    assert len(names) == 1000 and all(name == name.strip() != "" for name in names)
+    known = {
+        0: "tench",
+        207: "golden retriever",
+        360: "otter",
+        388: "giant panda",
+        980: "volcano",
+        999: "toilet tissue",
+    }
+    assert {class_id: names[class_id].split(",")[0] for class_id in known} == known
+    assert [i for i, name in enumerate(names) if names.count(name) > 1] == [134, 517]  # the two cranes
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '{"1": "cat", "2": "dog"}'),
+        ("a.json", '{"0": 3}'),
+        ("a.json", '"cat"'),
+        ("a.json", "[1, 2]"),
+        ("a.json", "[cat]"),
+        ("a.txt", "cat\n\ndog\n"),
+    ],
+)
+def test_what_holds_no_names(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match="`class_names`"):
+        read_class_names(tmp_path / name)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`class_names`"):
+        read_class_names(tmp_path / "none.txt")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ValueError, match="`class_names`.*cannot be read"):
+        read_class_names(tmp_path / "a.txt")
+
+
+def test_as_many_names_as_classes():
+    check_class_names(("cat", "dog"), 2)
+    with pytest.raises(ValueError, match="2 names, but the checkpoint has 3 classes"):
+        check_class_names(("cat", "dog"), 3)

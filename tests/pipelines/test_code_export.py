@@ -1,0 +1,67 @@
+"""Folders that load where the package is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from randar_hf.pipelines import RandARPipeline, save_with_code
+
+
+WITHOUT_THE_PACKAGE = """
+import json, sys
+sys.modules["randar_hf"] = None  # as if it were not installed
+import torch
+from diffusers import DiffusionPipeline
+from transformers import AutoModelForCausalLM
+generator = torch.Generator()
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline="pipeline", trust_remote_code=True)
+tokens = pipe(["tench", 4], generator=generator.manual_seed(0), output_type="latent").images
+picture = pipe("tench", generator=generator.manual_seed(0), output_type="np").images
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], subfolder="transformer", trust_remote_code=True)
+same = model.generate([0, 4], generator=generator.manual_seed(0))
+print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": float(picture.mean())}))
+"""
+
+
+@pytest.fixture
+def pipe(model, vqvae, class_names):
+    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_folder_with_code_needs_no_package(pipe, tmp_path):
+    save_with_code(pipe, tmp_path / "export")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path / "export")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    found = json.loads(result.stdout.splitlines()[-1])
+    expected = pipe([0, 4], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    picture = pipe(0, generator=torch.Generator().manual_seed(0), output_type="np").images
+    assert found["tokens"] == found["same"] == expected.tolist()
+    assert found["mean"] == pytest.approx(float(picture.mean()))
+
+
+def test_code_runs_only_if_trusted(pipe, tmp_path):
+    save_with_code(pipe, tmp_path / "export")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DiffusionPipeline.from_pretrained(tmp_path / "export", custom_pipeline="pipeline")
+
+
+def test_the_card_says_how(pipe, tmp_path):
+    save_with_code(pipe, tmp_path / "export")
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert 'subfolder="transformer", trust_remote_code=True' in card and "import randar_hf" not in card
+
+
+def test_wrong_input(pipe, tmp_path):
+    with pytest.raises(TypeError, match="`pipeline` must be a pipeline of randar_hf, got str"):
+        save_with_code("pipe", tmp_path / "export")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="`save_directory` must be empty or new"):
+        save_with_code(pipe, tmp_path)

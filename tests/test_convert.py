@@ -1,0 +1,248 @@
+"""From published files to a folder that transformers and diffusers load."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, VQModel
+from huggingface_hub import ModelCard
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from randar_hf import RandARConfig, RandARForCausalLM
+from randar_hf.cli import main
+from randar_hf.conversion import convert_model, convert_tokenizer, published_state_dict
+from randar_hf.convert import convert_checkpoint
+from randar_hf.pipelines import RandARPipeline
+
+
+HEADS = {"num_attention_heads": 4, "grid_size": 4}
+
+
+def draw(pipe, **settings):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe([3, 4], generator=torch.Generator().manual_seed(0), **settings).images
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("tokenizer", ["llamagen_vq", "maskgit_vq"])
+@pytest.mark.parametrize("model", ["randar", "llamagen"])
+def test_the_folder_loads_in_three_ways(published_files, tmp_path, model, tokenizer):
+    checkpoint, tokens = published_files(model, tokenizer)
+    folder = convert_checkpoint(checkpoint, tokens, tmp_path / "out", **HEADS)
+    assert left_in(folder) == ["README.md", "model_index.json", "pipeline.py", "transformer", "vqvae"]
+
+    direct = RandARPipeline(convert_model(checkpoint, **HEADS), convert_tokenizer(tokens))
+    expected = draw(direct, output_type="np")
+    ours = RandARPipeline.from_pretrained(folder)
+    theirs = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+    for pipe in (ours, theirs):
+        assert type(pipe) is RandARPipeline
+        np.testing.assert_array_equal(draw(pipe, output_type="np"), expected)
+    auto = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer")
+    drawn = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, draw(direct, output_type="latent"))
+
+
+def test_defaults_suit_the_checkpoint(published_files, tmp_path):
+    folder = convert_checkpoint(*published_files("llamagen"), tmp_path / "raster", **HEADS)
+    generation = RandARForCausalLM.from_pretrained(folder / "transformer").generation_config
+    assert (generation.order, generation.num_inference_steps) == ("raster", 16)
+    assert (generation.guidance_scale, generation.guidance_schedule) == (2.0, "constant")
+    folder = convert_checkpoint(*published_files("randar"), tmp_path / "random", **HEADS)
+    generation = RandARForCausalLM.from_pretrained(folder / "transformer").generation_config
+    assert (generation.order, generation.guidance_scale, generation.guidance_schedule) == ("random", 4.0, "linear")
+
+
+def test_files_with_a_published_name_tell_grid_and_results(published_files, tmp_path):
+    checkpoint, tokenizer = published_files("llamagen", name="c2i_L_384.pt")
+    folder = convert_checkpoint(checkpoint, tokenizer, tmp_path / "out", num_attention_heads=4)
+    assert RandARConfig.from_pretrained(folder / "transformer").grid == (24, 24)
+    data = ModelCard.load(folder / "README.md").data
+    assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [("fid", 3.07)]
+    assert data.license == "mit" and data.base_model == "FoundationVision/LlamaGen"
+
+
+def test_files_of_other_names_claim_no_results(published_files, tmp_path):
+    folder = convert_checkpoint(*published_files(), tmp_path / "out", **HEADS)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results is None and card.data.license is None and "None are reported" in card.text
+
+
+def test_a_thousand_classes_get_imagenets_names(published, published_files, tmp_path):
+    checkpoint, tokenizer = published_files()
+    tensors = torch.load(checkpoint)["model"]
+    tensors["cls_embedding.embedding_table.weight"] = torch.zeros(1001, 64)
+    torch.save(tensors, checkpoint)
+    pipe = RandARPipeline.from_pretrained(convert_checkpoint(checkpoint, tokenizer, tmp_path / "out", **HEADS))
+    assert len(pipe.id2label) == 1000 and pipe.get_label_ids(["golden retriever", "Tinca tinca"]) == [207, 0]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "list.json", "object.json"])
+def test_names_from_a_file(published_files, tmp_path, suffix):
+    names = [f"kind {i}, sort {i}" for i in range(10)]
+    content = {
+        "txt": "\n".join(names) + "\n",
+        "list.json": json.dumps(names),
+        "object.json": json.dumps({str(i): name for i, name in enumerate(names)}),
+    }
+    path = tmp_path / f"names.{suffix}"
+    path.write_text(content[suffix])
+    folder = convert_checkpoint(*published_files(), tmp_path / "out", class_names=path, **HEADS)
+    pipe = RandARPipeline.from_pretrained(folder)
+    assert list(pipe.id2label.values()) == names and pipe.get_label_ids("sort 7") == [7]
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    try:
+        code = main(["convert", *map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().err.splitlines()[-1:]
+
+
+def test_the_command(published_files, tmp_path, capsys):
+    checkpoint, tokenizer = published_files()
+    command = [checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", 4, "--grid-size", 4]
+    assert run(capsys, *command)[0] == 0
+    assert draw(RandARPipeline.from_pretrained(tmp_path / "out"))[0].size == (8, 8)
+
+
+def test_an_existing_folder_is_replaced_only_if_asked(published_files, tmp_path, capsys):
+    checkpoint, tokenizer = published_files()
+    command = [checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", 4]
+    assert run(capsys, *command)[0] == 0
+    (tmp_path / "out" / "notes.txt").write_text("old")
+    code, error = run(capsys, *command)
+    assert code == 2 and "`output`" in error[0] and (tmp_path / "out" / "notes.txt").exists()
+    assert run(capsys, *command, "--overwrite")[0] == 0
+    assert left_in(tmp_path / "out") == ["README.md", "model_index.json", "pipeline.py", "transformer", "vqvae"]
+    assert left_in(tmp_path) == ["model.pt", "out", "tokenizer.pt"]
+
+
+def test_folders_that_hold_something_else_are_never_replaced(published_files, tmp_path, capsys):
+    checkpoint, tokenizer = published_files()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("precious")
+    options = ["--tokenizer", tokenizer, "--num-attention-heads", 4, "--overwrite"]
+    code, error = run(capsys, checkpoint, tmp_path / "home", *options)
+    assert code == 2 and "no folder of a pipeline" in error[0]
+    assert run(capsys, checkpoint, tmp_path / "out", *options)[0] == 0
+    checkpoint.rename(tmp_path / "out" / "model.pt")
+    code, error = run(capsys, tmp_path / "out" / "model.pt", tmp_path / "out", *options)
+    assert code == 2 and "would be lost" in error[0] and (tmp_path / "out" / "model.pt").exists()
+
+
+def broken(kind, checkpoint, tokenizer, tmp_path):
+    """Arguments of the command with one thing wrong, and what the error must name."""
+    options = {"checkpoint": checkpoint, "tokenizer": tokenizer, "output": tmp_path / "out"}
+    extra = ["--num-attention-heads", 4]
+    if kind == "missing":
+        return options | {"checkpoint": tmp_path / "none.pt"}, extra, "none.pt"
+    if kind == "missing tokenizer":
+        return options | {"tokenizer": tmp_path / "none.pt"}, extra, "`tokenizer`"
+    if kind == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+        return options, extra, "cannot be read"
+    if kind == "tokenizer as model":
+        return options | {"checkpoint": tokenizer}, extra, "must be a model, got LlamaGen's image tokenizer"
+    if kind == "model as tokenizer":
+        return options | {"tokenizer": checkpoint}, extra, "`tokenizer`"
+    if kind == "another program":
+        torch.save(torch.nn.Linear(2, 2).state_dict(), checkpoint)
+        return options, extra, "must be a model in a published layout"
+    if kind == "names":
+        (tmp_path / "names.txt").write_text("cat\ndog\n")
+        return options, [*extra, "--class-names", tmp_path / "names.txt"], "2 names, but the checkpoint has 10 classes"
+    if kind == "no folder above":
+        return options | {"output": tmp_path / "none" / "out"}, extra, "`output`"
+    if kind == "codes":
+        tensors = torch.load(checkpoint)["model"]
+        for name in ("tok_embeddings.weight", "output.weight"):
+            tensors[name] = tensors[name][:60].clone()
+        torch.save(tensors, checkpoint)
+        return options, extra, "`vqvae` must have the transformer's 60 tokens, got one with 64"
+    tensors = torch.load(checkpoint)["model"]
+    torch.save(tensors | {"tok_embeddings.weight": torch.zeros(64, 60)}, checkpoint)
+    return options, [], "num_attention_heads"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "missing tokenizer", "cut", "tokenizer as model", "model as tokenizer", "another program", "names"]
+    + ["no folder above", "codes", "heads"],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(published_files, tmp_path, capsys, kind):
+    checkpoint, tokenizer = published_files()
+    options, extra, named = broken(kind, checkpoint, tokenizer, tmp_path)
+    before = left_in(tmp_path)
+    code, error = run(capsys, options["checkpoint"], options["output"], "--tokenizer", options["tokenizer"], *extra)
+    assert code == 2 and named in error[0]
+    assert left_in(tmp_path) == before
+
+
+def test_no_space_left(published_files, tmp_path, monkeypatch, capsys):
+    checkpoint, tokenizer = published_files()
+    command = [checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", 4]
+    assert run(capsys, *command)[0] == 0
+    before = (tmp_path / "out" / "transformer" / "model.safetensors").read_bytes()
+
+    def fill_the_disk(self, save_directory):
+        (Path(save_directory).parent / "half").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(VQModel, "save_pretrained", fill_the_disk)
+    code, error = run(capsys, *command, "--overwrite")
+    assert code == 2 and "`output`" in error[0] and "No space left" in error[0]
+    assert (tmp_path / "out" / "transformer" / "model.safetensors").read_bytes() == before
+    assert left_in(tmp_path) == ["model.pt", "out", "tokenizer.pt"]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # as if the disk were full
+from randar_hf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_fills_up_while_weights_are_written(published_files, tmp_path):
+    checkpoint, tokenizer = published_files()
+    command = ["convert", checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", "4"]
+    result = subprocess.run([sys.executable, "-c", LIMITED, *map(str, command)], capture_output=True, text=True)
+    assert result.returncode == 2 and "cannot be written" in result.stderr.splitlines()[-1]
+    assert left_in(tmp_path) == ["model.pt", "tokenizer.pt"]
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from randar_hf.convert import convert_checkpoint
+def peak():
+    return 1024 * int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
+before = peak()
+convert_checkpoint(sys.argv[1], sys.argv[2], sys.argv[3])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux' /proc")
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_memory_stays_below_one_and_a_half_files(published_files, tmp_path, suffix):
+    _, tokenizer = published_files()
+    state = published_state_dict(RandARForCausalLM(RandARConfig(vocab_size=64, num_hidden_layers=6, num_classes=10)))
+    checkpoint = tmp_path / f"large.{suffix}"  # 310 MB
+    save_file(state, checkpoint) if suffix == "safetensors" else torch.save({"model": state}, checkpoint)
+    size = checkpoint.stat().st_size
+    command = [sys.executable, "-c", PEAK, checkpoint, tokenizer, tmp_path / "out"]
+    result = subprocess.run(map(str, command), capture_output=True, text=True, check=True)
+    assert size < int(result.stdout.split()[-1]) <= 1.5 * size
