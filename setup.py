@@ -47,6 +47,7 @@ setup(
         "huggingface_hub>=2.4",
         "numpy>=2.0",
         "pillow>=11.0",
+        "psutil>=6.0",
         "safetensors>=0.8",
         "torch>=2.6",
         "transformers>=5.23,<6",

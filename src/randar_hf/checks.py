@@ -30,6 +30,23 @@ def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
+def check_places_of_grid(grid_size: int | Sequence[int] | None, config: Any) -> tuple[int, int]:
+    """Rows and columns: any with rotary position instructions, the trained ones by default or with an embedding."""
+    grid, kind = config.grid if grid_size is None else check_grid_size(grid_size), config.position_instruction
+    if kind in ("dense", "merge") and grid != config.grid:
+        raise ValueError(
+            f"`grid_size` must be the trained {config.grid} for a model with `position_instruction={kind!r}`, "
+            f"which has an embedding for each of its places, got {grid}."
+        )
+    return grid
+
+
+def check_raster(order: torch.LongTensor, config: Any):
+    """Raise a `ValueError` unless a model without position instructions gets the places in raster order."""
+    if config.position_instruction == "none" and (order != torch.arange(order.shape[-1], device=order.device)).any():
+        raise ValueError("`order` must be 'raster' for a model without position instructions, got another order.")
+
+
 def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
     """
     Class ids as a tensor of shape (B,) on the CPU.
@@ -85,3 +102,45 @@ def check_known_tokens(
     if (known_mask & ~inside).any():
         raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")
     return known_tokens.long().masked_fill(~known_mask, -1)
+
+
+def check_input_ids(input_ids: torch.LongTensor, num_tokens: int, vocab_size: int) -> torch.LongTensor:
+    """
+    Tokens (B, N) of whole images.
+
+    Raises:
+        ValueError: if they are no integer tensor of the shape (images, `num_tokens`), or lie outside the codebook.
+    """
+    if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or input_ids.shape[1] != num_tokens:
+        shape = tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else input_ids
+        raise ValueError(f"`input_ids` must have the shape (images, {num_tokens} tokens), got {shape!r}.")
+    if len(input_ids) == 0 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+        raise ValueError(
+            f"`input_ids` must hold the tokens of at least one image, got {len(input_ids)} of {input_ids.dtype}."
+        )
+    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
+        raise ValueError(
+            f"`input_ids` must lie between 0 and {vocab_size - 1}, "
+            f"got values from {input_ids.min()} to {input_ids.max()}."
+        )
+    return input_ids.long()
+
+
+def check_labels_of(class_labels: torch.LongTensor | None, batch_size: int, num_classes: int) -> torch.LongTensor:
+    """Class ids (B,) of a batch of images, the null class for `None`; raises a `ValueError` unless one for each."""
+    if class_labels is None:
+        return torch.full((batch_size,), num_classes)
+    class_labels = check_class_labels(class_labels, num_classes)
+    if len(class_labels) != batch_size:
+        raise ValueError(f"`class_labels` must be one for each of {batch_size} images, got {len(class_labels)}.")
+    return class_labels
+
+
+def check_mask(name: str, mask: torch.BoolTensor | None, shape: tuple[int, int]) -> torch.BoolTensor:
+    """A boolean mask of images by tokens, false everywhere for `None`; raises a `ValueError` for anything else."""
+    if mask is None:
+        return torch.zeros(shape, dtype=torch.bool)
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != shape:
+        found = f"{mask.dtype} of {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)
+        raise ValueError(f"`{name}` must be a boolean tensor of the shape {tuple(shape)}, got {found}.")
+    return mask

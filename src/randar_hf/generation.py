@@ -19,17 +19,20 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from .cache import preallocated_cache
-from .checks import check_class_labels, check_grid_size, check_known_tokens
+from .checks import check_class_labels, check_known_tokens, check_places_of_grid, check_raster
 from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
+from .guidance import Guidance, check_spatial_guidance
 from .layout import DecodingStep, decoding_steps, longest_sequence
+from .memory import check_memory
 from .orders import check_order, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
-from .schedules import group_sizes, guidance_weight
+from .schedules import group_sizes
 
 
 logger = logging.get_logger(__name__)
@@ -58,17 +61,17 @@ class GenerationState:
 
 @dataclass
 class _Decoding:
-    """Everything the loop needs, checked and made before it starts. R is B, or 2B with guidance."""
+    """Everything the loop needs, checked and made before it starts. R rows: B times the sequences of guidance."""
 
-    class_labels: torch.LongTensor  # (R,), the second half null
+    class_labels: torch.LongTensor  # (R,)
     tokens: torch.LongTensor  # (B, N) raster, -1 where unknown
+    left_out: torch.BoolTensor | None  # (R, N), tokens that a sequence lacks
     order: torch.LongTensor  # (B, N), known places first
     steps: list[DecodingStep]
     rotary: torch.Tensor  # (N + 1, d / 2, 2)
     uniforms: torch.Tensor | None  # (B, N) in generation order; None takes the most likely token
     processors: LogitsProcessorList
-    guidance_scale: float
-    guidance_schedule: str
+    guidance: Guidance
 
 
 class RandARGenerationMixin:
@@ -90,7 +93,11 @@ class RandARGenerationMixin:
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
+        rotary: torch.Tensor | None = None,
+        spatial_guidance_scale: float = 1.0,
+        spatial_dropout: float | torch.BoolTensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
         generation_config: RandARGenerationConfig | None = None,
     ) -> torch.LongTensor:
         """
@@ -116,8 +123,16 @@ class RandARGenerationMixin:
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): true where `known_tokens` is context: it is
                 read in one pass and returned unchanged. Images may differ in how much they know.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns to generate, if not the trained ones.
+            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): table of N places of any kind instead of a
+                grid, from [`~RandARModel.rotary_table_at`]; then `order` is `"random"`, `"raster"` or a tensor.
+            spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F), at least 0: away from what a
+                sequence that lacks some tokens predicts; 1 turns it off.
+            spatial_dropout (`float` or `torch.BoolTensor` of shape (B, N)): share of the newly drawn tokens that this
+                sequence lacks, in [0, 1), or a mask of those that it lacks.
             logits_processor (`LogitsProcessorList`, *optional*): called before temperature, top-k and top-p with the
                 partial images (B * G, N), -1 where unknown, and the logits (B * G, V).
+            streamer (`BaseStreamer`, *optional*): gets the partial images (B, N), -1 where unknown, before the first
+                and after each step.
             generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
 
         Returns:
@@ -140,11 +155,18 @@ class RandARGenerationMixin:
             known_tokens=known_tokens,
             known_mask=known_mask,
             grid_size=grid_size,
+            rotary=rotary,
+            spatial_guidance_scale=spatial_guidance_scale,
+            spatial_dropout=spatial_dropout,
             logits_processor=logits_processor,
             generation_config=generation_config,
         )
         for state in states:
             tokens = state.tokens
+            if streamer is not None:
+                streamer.put(tokens)
+        if streamer is not None:
+            streamer.end()
         return tokens
 
     def generation_steps(
@@ -156,6 +178,9 @@ class RandARGenerationMixin:
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
+        rotary: torch.Tensor | None = None,
+        spatial_guidance_scale: float = 1.0,
+        spatial_dropout: float | torch.BoolTensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
         generation_config: RandARGenerationConfig | None = None,
         **settings,
@@ -163,46 +188,51 @@ class RandARGenerationMixin:
         """
         Generate step by step: an iterator over the states between steps, for progress, previews and callbacks.
 
-        Takes the arguments of [`~RandARGenerationMixin.generate`] and checks them before it returns. Leaving the
-        iterator early stops generation.
+        Takes the arguments of [`~RandARGenerationMixin.generate`] but the streamer, and checks them before it returns.
+        Leaving the iterator early stops generation.
 
         Returns:
             iterator over [`GenerationState`], the first before any step; the last one's `tokens` are complete.
         """
         config = self._merge_settings(generation_config, order, settings)
-        height, width = self._check_grid(self.config.grid if grid_size is None else grid_size)
+        height, width = self._check_places(
+            grid_size, rotary, order if isinstance(order, torch.Tensor) else config.order
+        )
         num_tokens = height * width
         class_labels = check_class_labels(class_labels, self.config.num_classes)
         batch_size = len(class_labels)
         tokens = check_known_tokens(known_tokens, known_mask, batch_size, num_tokens, self.config.vocab_size)
         num_steps = self._check_num_steps(config, settings.get("num_inference_steps"), num_tokens)
+        check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
         check_generators(generator, batch_size)
         if order is None or isinstance(order, str):
             order = make_order(config.order, height, width, batch_size, generator)
         else:
             order = check_order(order, num_tokens, batch_size).cpu()
-        self._check_raster(order)
+        check_raster(order, self.config)
         uniforms = uniform((num_tokens,), batch_size, generator) if config.do_sample else None
 
-        # Known places come first; within each part the order stays.
-        unknown = (tokens < 0).gather(1, order)
-        order = order.gather(1, unknown.long().argsort(dim=1, stable=True))
-        num_unknown = unknown.sum(dim=1).tolist()
+        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
+        if guidance.uses_space and not isinstance(spatial_dropout, torch.Tensor):
+            spatial_dropout = (uniform((num_tokens,), batch_size, generator) < spatial_dropout) & (tokens < 0)
+        order, num_known = known_first(order, tokens >= 0)
+        num_unknown = [num_tokens - known for known in num_known]
         groups = [group_sizes(count, min(num_steps, count)) if count else [] for count in num_unknown]
-        num_known = [num_tokens - count for count in num_unknown]
-        branches = 1 if config.guidance_scale == 1 else 2
-        device = execution_device(self)
-        null_labels = torch.full((batch_size * (branches - 1),), self.config.num_classes)
+        merged, device = self.base_model.merged, execution_device(self)
+        repeat = guidance.branches
+        steps = decoding_steps(num_known * repeat, groups * repeat, num_tokens, merged, device)
+        self._check_memory(steps, batch_size * repeat, num_tokens, device)
+        left_out = guidance.left_out(spatial_dropout.cpu()) if guidance.uses_space else None
         decoding = _Decoding(
-            class_labels=torch.cat([class_labels, null_labels]).to(device),
+            class_labels=guidance.null_labels(class_labels, self.config.num_classes).to(device),
             tokens=tokens.to(device),
+            left_out=None if left_out is None else left_out.to(device),
             order=order.to(device),
-            steps=decoding_steps(num_known * branches, groups * branches, num_tokens, self.base_model.merged, device),
-            rotary=self.base_model.rotary_table(height, width, device),
+            steps=steps,
+            rotary=self.base_model.rotary_table(height, width, device) if rotary is None else rotary.to(device),
             uniforms=None if uniforms is None else uniforms.to(device),
             processors=_logits_processors(config, logits_processor),
-            guidance_scale=config.guidance_scale,
-            guidance_schedule=config.guidance_schedule,
+            guidance=guidance,
         )
         return self._decode(decoding)
 
@@ -210,16 +240,22 @@ class RandARGenerationMixin:
     def _decode(self, decoding: _Decoding) -> Iterator[GenerationState]:
         """The decode loop. After each step the cache holds the sequence as training lays it out."""
         batch_size, num_tokens = decoding.tokens.shape
-        branches = len(decoding.class_labels) // batch_size
-        order = decoding.order.repeat(branches, 1)  # (R, N)
+        guidance = decoding.guidance
+        order = decoding.order.repeat(guidance.branches, 1)  # (R, N)
         # Index N is padding: it stands for no token, at place N, a column that is cut off again.
         places = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
         cache = preallocated_cache(self.config.num_hidden_layers, longest_sequence(decoding.steps))
-        state = GenerationState(-1, len(decoding.steps), decoding.tokens, decoding.guidance_scale)
+        state = GenerationState(-1, len(decoding.steps), decoding.tokens, guidance.scale)
         yield state
         for index, step in enumerate(decoding.steps):
+            if not guidance.uses_class and state.guidance_scale != 1:
+                raise ValueError(
+                    "`guidance_scale` must stay 1 where generation started without guidance, "
+                    f"got {state.guidance_scale}."
+                )
+            input_ids = state.tokens.repeat(guidance.branches, 1)  # (R, N)
             logits = self(
-                input_ids=state.tokens.repeat(branches, 1),
+                input_ids=input_ids if decoding.left_out is None else input_ids.masked_fill(decoding.left_out, -1),
                 class_labels=decoding.class_labels,
                 order=order,
                 layout=step.layout,
@@ -228,15 +264,7 @@ class RandARGenerationMixin:
                 past_key_values=cache,
             ).logits.float()  # (R, G, V)
             cache.crop(-step.num_rewound)
-            if branches == 2:
-                weight = guidance_weight(decoding.guidance_schedule, state.guidance_scale, step.done[:batch_size])
-                conditional, unconditional = logits.chunk(2)
-                logits = unconditional + weight.view(-1, 1, 1) * (conditional - unconditional)  # (B, G, V)
-            elif state.guidance_scale != 1:
-                raise ValueError(
-                    "`guidance_scale` must stay 1 where generation started without guidance, "
-                    f"got {state.guidance_scale}."
-                )
+            logits = guidance.combine(logits, state.guidance_scale, step.done[:batch_size])  # (B, G, V)
 
             predicted = step.layout.predicted[:batch_size, step.layout.queries].expand(batch_size, -1)  # (B, G)
             drawn = self._draw(logits, state.tokens, predicted, decoding)  # (B, G)
@@ -276,15 +304,25 @@ class RandARGenerationMixin:
         config.validate()
         return config
 
-    def _check_grid(self, grid_size: int | Sequence[int]) -> tuple[int, int]:
-        """Rows and columns to generate: any with rotary position instructions, the trained ones with an embedding."""
-        grid, kind = check_grid_size(grid_size), self.config.position_instruction
-        if kind in ("dense", "merge") and grid != self.config.grid:
+    def _check_places(self, grid_size: Any, rotary: Any, order: Any) -> tuple[int, int]:
+        """Rows and columns to generate, by default the trained ones; places of one's own count as one row."""
+        if rotary is None:
+            return check_places_of_grid(grid_size, self.config)
+        if grid_size is not None:
+            raise ValueError("`grid_size` and `rotary` exclude each other, got both.")
+        width = self.config.hidden_size // self.config.num_attention_heads // 2
+        if not isinstance(rotary, torch.Tensor) or rotary.ndim != 3 or rotary.shape[1:] != (width, 2):
             raise ValueError(
-                f"`grid_size` must be the trained {self.config.grid} for a model with "
-                f"`position_instruction={kind!r}`, which has an embedding for each of its places, got {grid}."
+                f"`rotary` must be a table of the shape (places + 1, {width}, 2), "
+                f"got {tuple(rotary.shape) if isinstance(rotary, torch.Tensor) else rotary!r}."
             )
-        return grid
+        if isinstance(order, str) and order not in ("random", "raster"):
+            raise ValueError(f"`order` must be 'random', 'raster' or a tensor for places of one's own, got {order!r}.")
+        if self.config.position_instruction in ("dense", "merge"):
+            raise ValueError(
+                "`rotary` needs a model with rotary position instructions, got one with an embedding each."
+            )
+        return 1, len(rotary) - 1
 
     def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
         """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""
@@ -299,10 +337,16 @@ class RandARGenerationMixin:
             )
         return num_tokens
 
-    def _check_raster(self, order: torch.LongTensor):
-        """A model without position instructions can only go on with the next place in raster order."""
-        if self.config.position_instruction == "none" and (order != torch.arange(order.shape[1])).any():
-            raise ValueError("`order` must be 'raster' for a model without position instructions, got another order.")
+    def _check_memory(self, steps: list[DecodingStep], rows: int, num_tokens: int, device: torch.device):
+        """The cache, and the widest states and the logits of the largest step, must fit into memory."""
+        config = self.config
+        slots = max((step.layout.carried.shape[1] for step in steps), default=0)
+        queries = max((len(step.layout.queries) for step in steps), default=0)
+        key_values = 2 * config.num_hidden_layers * config.hidden_size // config.num_attention_heads
+        cache = longest_sequence(steps) * key_values * config.num_key_value_heads
+        states = slots * (4 * config.hidden_size + 2 * config.intermediate_size)
+        num_bytes = (cache + states) * self.dtype.itemsize + queries * config.vocab_size * 4
+        check_memory(num_tokens, rows * num_bytes, device)
 
     def adjust_generation_fn(
         self,
@@ -340,6 +384,21 @@ class RandARGenerationMixin:
             )
         except OSError:
             logger.info("No generation_config.json found: generation uses the defaults of the model's configuration.")
+
+
+def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch.LongTensor, list[int]]:
+    """
+    Move the known places to the front of an order; within each part it stays as it was.
+
+    Args:
+        order (`torch.LongTensor` of shape (B, N)): raster places in order.
+        known (`torch.BoolTensor` of shape (B, N)): known places in raster order.
+
+    Returns:
+        `(torch.LongTensor, list[int])`: the order (B, N), and how many places of each image are known.
+    """
+    unknown = ~known.gather(1, order)
+    return order.gather(1, unknown.long().argsort(dim=1, stable=True)), known.sum(dim=1).tolist()
 
 
 def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:

@@ -62,6 +62,25 @@ def training_layout(num_tokens: int, merged: bool, device: torch.device | str | 
     return Layout(slots[None, :, 0], slots[None, :, 1], queries)
 
 
+def repeated_layout(num_tokens: int, rounds: int, merged: bool, device: torch.device | str | None = None) -> Layout:
+    """The sequence read several times, with every token asked for in the last round (Eq. 8)."""
+    slots = [] if merged else [(num_tokens, num_tokens)]
+    context = num_tokens
+    for i in [*range(num_tokens)] * rounds:
+        slots += [(context, i)] if merged else [(num_tokens + 1, i), (i, num_tokens)]
+        context = i
+    slots = torch.tensor(slots, device=device)  # (S, 2)
+    queries = (slots[:, 1] < num_tokens).nonzero().squeeze(1)[-num_tokens:]
+    slots = slots[: queries[-1] + 1]  # nothing comes after the last query
+    return Layout(slots[None, :, 0], slots[None, :, 1], queries)
+
+
+def parallel_layout(num_tokens: int, group: int, merged: bool, device: torch.device | str | None = None) -> Layout:
+    """All tokens but the last `group` ones, which are asked for at once: one decoding step without a cache."""
+    slots = torch.tensor(list_slots(None, num_tokens - group, num_tokens, num_tokens, merged), device=device)  # (S, 2)
+    return Layout(slots[None, :, 0], slots[None, :, 1], torch.arange(len(slots) - group, len(slots), device=device))
+
+
 class DecodingStep(NamedTuple):
     """
     One forward pass of parallel decoding.

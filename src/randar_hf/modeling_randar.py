@@ -22,10 +22,12 @@ from transformers.utils.output_capturing import capture_outputs
 from .cards import make_card, replace_generated_card
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
+from .features import RandARFeatureMixin
 from .generation import RandARGenerationMixin
 from .layout import Layout, training_layout
 from .linear import Linear
-from .rotary import rotary_table, rotate
+from .resampling import RandARResamplingMixin
+from .rotary import grid_positions, rotary_table_at, rotate
 
 
 class RandARRMSNorm(nn.Module):
@@ -145,7 +147,7 @@ class RandARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_dropout(transformed)
 
 
-class RandARPreTrainedModel(PreTrainedModel):
+class RandARPreTrainedModel(RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RandAR models."""
 
     config: RandARConfig
@@ -205,23 +207,25 @@ class RandARModel(RandARPreTrainedModel):
         rotary: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        num_layers: int | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
         Run the decoder over slots of the interleaved sequence of tokens and position instructions (Eq. 3).
 
         Args:
-            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order; places that no fed slot
-                carries are not read.
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
+                its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
                 is the null class. In training a share of `config.class_dropout` becomes null.
             order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
                 sequence, a permutation; raster order by default.
             layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
-            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): the places' [`rotary_table`]; by default
-                that of the trained grid.
+            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): the table of the places, as
+                [`~RandARModel.rotary_table`] makes it; by default that of the trained grid.
             attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
             past_key_values (`Cache`, *optional*): keys and values of the slots before.
+            num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
@@ -258,7 +262,7 @@ class RandARModel(RandARPreTrainedModel):
             past_key_values=past_key_values,
         )
         slot_rotary = rotary[places].unsqueeze(2)  # (B, S, 1, d/2, 2)
-        for layer in self.layers:
+        for layer in self.layers[:num_layers]:
             hidden_states = layer(
                 hidden_states,
                 slot_rotary,
@@ -266,12 +270,18 @@ class RandARModel(RandARPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        if num_layers in (None, len(self.layers)):
+            hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def rotary_table(self, height: int, width: int, device: torch.device | str) -> torch.Tensor:
-        """The [`rotary_table`] of a grid for this model, of shape (height * width + 1, d / 2, 2)."""
+        """The table of a grid for this model, of shape (height * width + 1, d / 2, 2)."""
+        return self.rotary_table_at(grid_positions(height, width, device))
+
+    def rotary_table_at(self, positions: torch.Tensor, factor: float = 1.0, num_extrapolated: int = 0) -> torch.Tensor:
+        """The [`~randar_hf.rotary.rotary_table_at`] places (N, 2) for this model, of shape (N + 1, d / 2, 2)."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_table(height, width, head_dim, self.config.rope_theta, device)
+        return rotary_table_at(positions, head_dim, self.config.rope_theta, factor, num_extrapolated)
 
     def embed_slots(
         self,
@@ -289,7 +299,8 @@ class RandARModel(RandARPreTrainedModel):
         carried_places, predicted_places = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
 
         ids = nn.functional.pad(input_ids, (0, 1)).gather(1, carried_places)  # (B, S)
-        tokens = nn.functional.dropout(self.embed_tokens(ids), self.config.token_dropout, self.training)  # (B, S, D)
+        tokens = self.embed_tokens(ids.clamp(min=0)).masked_fill((ids < 0)[..., None], 0)  # (B, S, D)
+        tokens = nn.functional.dropout(tokens, self.config.token_dropout, self.training)
         classes = self.embed_classes(class_labels)[:, None]  # (B, 1, D)
         others = torch.where((carried == num_tokens)[..., None], classes, torch.zeros_like(classes))
         embeddings = torch.where((carried < num_tokens)[..., None], tokens, others)
@@ -318,7 +329,7 @@ class RandARModel(RandARPreTrainedModel):
         return class_labels.masked_fill(dropped, self.config.num_classes)
 
 
-class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin):
+class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
     """
     The RandAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].
 

@@ -7,7 +7,7 @@ def rotary_table(
     height: int, width: int, head_dim: int, theta: float = 10000.0, device: torch.device | str | None = None
 ) -> torch.Tensor:
     """
-    Cosines and sines of every place of a grid; the first half of a head turns with the row, the second the column.
+    The [`rotary_table_at`] the places of a grid, in raster order, one cell being one unit.
 
     Args:
         height, width (`int`): rows and columns of the grid, at least 1.
@@ -16,16 +16,40 @@ def rotary_table(
         device (`torch.device`, *optional*): where the table lies.
 
     Returns:
+        `torch.Tensor` of shape (height * width + 1, head_dim / 2, 2), float32.
+    """
+    return rotary_table_at(grid_positions(height, width, device), head_dim, theta)
+
+
+def grid_positions(height: int, width: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Row and column of every place of a grid in raster order, (height * width, 2), float32."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return torch.cartesian_prod(rows, columns).view(-1, 2).float()
+
+
+def rotary_table_at(
+    positions: torch.Tensor, head_dim: int, theta: float = 10000.0, factor: float = 1.0, num_extrapolated: int = 0
+) -> torch.Tensor:
+    """
+    Cosines and sines of places; the first half of a head turns with the row, the second with the column.
+
+    Args:
+        positions (`torch.Tensor` of shape (N, 2)): row and column of each place, float32; they need not be whole.
+        head_dim (`int`): width of one attention head, a multiple of 4.
+        theta (`float`): base of the frequencies, `theta ** (-4j / head_dim)`.
+        factor (`float`): positions are divided by it, so that a finer grid spans the trained one (interpolation).
+        num_extrapolated (`int`): so many of the highest frequencies turn with positions as they are (Sec. 3.4.3).
+
+    Returns:
         `torch.Tensor` of shape (N + 1, head_dim / 2, 2), float32: a (cos, sin) pair for each pair of channels. Row
         N stands for "no place" and is zero, so that queries and keys of the class slot vanish.
     """
     axis_dim = head_dim // 2
-    frequencies = 1.0 / theta ** (torch.arange(0, axis_dim, 2, device=device).float() / axis_dim)  # (d/4,)
-    rows = torch.outer(torch.arange(height, device=device).float(), frequencies)  # (h, d/4)
-    columns = torch.outer(torch.arange(width, device=device).float(), frequencies)  # (w, d/4)
-    angles = torch.cat(
-        [rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)], dim=-1
-    ).flatten(0, 1)  # (N, d/2)
+    steps = torch.arange(0, axis_dim, 2, device=positions.device)  # (d/4,)
+    frequencies = 1.0 / theta ** (steps.float() / axis_dim)
+    factors = torch.ones_like(frequencies)
+    factors[num_extrapolated:] = factor
+    angles = (positions[..., None] / factors * frequencies).flatten(1)  # (N, d/2): rows, then columns
     table = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (N, d/2, 2)
     return torch.cat([table, torch.zeros_like(table[:1])])
 

@@ -1,0 +1,185 @@
+"""What the pipelines share: components, labels, checks, and the way from tokens to images."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import VaeImageProcessor
+
+from randar_hf.checks import is_finite, is_int
+from randar_hf.modeling_randar import RandARForCausalLM
+from randar_hf.vq import decode_images, downsampling
+
+from .hub import HubMixin
+from .labels import find_label_id, list_labels
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class RandARBasePipeline(HubMixin, DiffusionPipeline):
+    """
+    Base of the pipelines of RandAR (arXiv 2412.01827).
+
+    Args:
+        transformer ([`RandARForCausalLM`]): predicts image tokens in any order.
+        vqvae (`diffusers.VQModel`): turns tokens into images.
+        id2label (`dict[int, str]`, *optional*): class names, so that labels can be given by name; names separated by
+            commas are synonyms.
+    """
+
+    model_cpu_offload_seq = "transformer->vqvae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        transformer: RandARForCausalLM,
+        vqvae: VQModel,
+        id2label: dict[int, str] | dict[str, str] | None = None,
+    ):
+        super().__init__()
+        self.register_modules(transformer=transformer, vqvae=vqvae)
+        self.register_to_config(id2label=id2label)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=downsampling(vqvae), do_convert_rgb=True)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class names by class id; empty if the pipeline has none."""
+        return {int(class_id): name for class_id, name in (self.config.id2label or {}).items()}
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of the call in progress; a callback may change `_guidance_scale` for the steps to come."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Decoding steps of the latest call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked to stop, by setting `_interrupt`."""
+        return self._interrupt
+
+    def get_label_ids(self, class_labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
+        """
+        Class ids for ids, names, or a mixture of both.
+
+        Raises a `ValueError` for an unknown name, with the names nearest to it, and for no label at all.
+        """
+        id2label = self.id2label
+        ids = [find_label_id(label, id2label) for label in list_labels(class_labels)]
+        if not ids:
+            raise ValueError("`class_labels` must hold at least one class id or name, got none.")
+        return ids
+
+    def check_components(self):
+        """Raise a `ValueError` if the tokenizer has another number of tokens than the transformer."""
+        entries, vocab_size = self.vqvae.config.num_vq_embeddings, self.transformer.config.vocab_size
+        if entries != vocab_size:
+            raise ValueError(f"`vqvae` must have the transformer's {vocab_size} tokens, got one with {entries}.")
+
+    def check_inputs(
+        self,
+        num_images_per_prompt: int,
+        output_type: str,
+        refine: int,
+        refine_share: float,
+        callback_on_step_end: Callable | None,
+        callback_on_step_end_tensor_inputs: list[str],
+    ):
+        """Check the components against each other, and the arguments that the transformer does not check itself."""
+        self.check_components()
+        if not is_int(refine) or refine < 0:
+            raise ValueError(f"`refine` must be an int of at least 0, got {refine!r}.")
+        if not is_finite(refine_share) or not 0 < refine_share <= 1:
+            raise ValueError(f"`refine_share` must lie in (0, 1], got {refine_share!r}.")
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ValueError(f"`callback_on_step_end` must be callable, got {callback_on_step_end!r}.")
+        if not is_int(num_images_per_prompt) or num_images_per_prompt < 1:
+            raise ValueError(f"`num_images_per_prompt` must be an int of at least 1, got {num_images_per_prompt!r}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        if not set(callback_on_step_end_tensor_inputs) <= set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
+                f"got {callback_on_step_end_tensor_inputs}."
+            )
+
+    def decode_latents(self, latents: torch.LongTensor, height: int, width: int) -> torch.Tensor:
+        """
+        Images of token grids; cells that are not decoded yet are grey.
+
+        Args:
+            latents (`torch.LongTensor` of shape (B, height * width)): tokens in raster order, -1 where unknown.
+            height, width (`int`): rows and columns of the grid.
+
+        Returns:
+            `torch.Tensor` of shape (B, 3, H, W), in [-1, 1] up to over-shoots of the tokenizer.
+        """
+        tokens = latents.unflatten(1, (height, width))  # (B, h, w)
+        pixels = decode_images(self.vqvae, tokens.clamp(min=0))  # (B, 3, H, W)
+        unknown = (tokens < 0)[:, None].float()  # (B, 1, h, w)
+        unknown = torch.nn.functional.interpolate(unknown, size=pixels.shape[2:], mode="nearest")
+        return pixels.masked_fill(unknown.bool().to(pixels.device), 0)
+
+    def _draw(
+        self,
+        labels: list[int],
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None,
+        callback_on_step_end_tensor_inputs: list[str],
+        refine: int,
+        refine_share: float,
+        known_tokens: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        spatial_guidance_scale: float = 1.0,
+        spatial_dropout: float | torch.BoolTensor = 0.25,
+        **settings,
+    ) -> torch.LongTensor:
+        """Tokens (B, N) for the labels: generated in steps, then refined in rounds; settings are of `generate`."""
+        states = self.transformer.generation_steps(
+            labels,
+            known_tokens=known_tokens,
+            known_mask=known_mask,
+            spatial_guidance_scale=spatial_guidance_scale,
+            spatial_dropout=spatial_dropout,
+            **settings,
+        )
+        latents = self._run(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        if refine and not self._interrupt:
+            settings = {**settings, "order": None, "num_inference_steps": None}
+            latents = self.transformer.refine(
+                latents, labels, share=refine_share, num_rounds=refine, known_mask=known_mask, **settings
+            )
+        return latents
+
+    def _run(self, states, callback_on_step_end, tensor_inputs: list[str]) -> torch.LongTensor:
+        """Take all decoding steps under the progress bar, with the callback after each; returns the tokens (B, N)."""
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            tensor_inputs = callback_on_step_end.tensor_inputs
+        state = next(states)
+        self._num_timesteps, self._guidance_scale, self._interrupt = state.num_steps, state.guidance_scale, False
+        with self.progress_bar(total=state.num_steps) as progress_bar:
+            for state in states:
+                if callback_on_step_end is not None:
+                    inputs = {"latents": state.tokens} if "latents" in tensor_inputs else {}
+                    outputs = callback_on_step_end(self, state.step, state.step, inputs) or {}
+                    state.tokens = outputs.get("latents", state.tokens)
+                    state.guidance_scale = self._guidance_scale
+                progress_bar.update()
+                if self._interrupt:
+                    break
+        return state.tokens
+
+    def _finish(
+        self, latents: torch.LongTensor, grid: tuple[int, int], output_type: str, return_dict: bool
+    ) -> ImagePipelineOutput | tuple:
+        """What a call returns for tokens (B, N) on a grid."""
+        if output_type == "latent":
+            images = latents
+        else:
+            images = self.image_processor.postprocess(self.decode_latents(latents, *grid), output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,0 +1,79 @@
+"""Features of images from two passes of the sequence (Sec. 3.4.4). B images, N tokens of one image, D width."""
+
+import torch
+
+from .checks import check_input_ids, check_labels_of, check_places_of_grid, check_raster, is_int
+from .devices import execution_device
+from .layout import repeated_layout
+from .orders import check_order, make_order
+
+
+class RandARFeatureMixin:
+    """Feature extraction, for models whose forward pass runs over a [`~randar_hf.layout.Layout`] of slots."""
+
+    @torch.no_grad()
+    def extract_features(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
+        layer: int = -1,
+        rounds: int = 2,
+        *,
+        order: str | torch.LongTensor | None = None,
+        grid_size: int | tuple[int, int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        pooled: bool = False,
+    ) -> torch.Tensor:
+        """
+        Features of images: hidden states at the position slots, after the sequence was read twice (Eq. 8).
+
+        In the second round every slot sees the whole image, though attention is causal.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; the null class by default.
+            layer (`int`): 0 are the embeddings, i the output of the i-th layer; -1, the last one, is normalised. The
+                paper uses layer 24 of 36.
+            rounds (`int`): how often the sequence is read, at least 1; features come from the last time.
+            order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): order of the sequence; by default
+                random, or raster for a model without position instructions.
+            grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of a random order.
+            pooled (`bool`): return the mean over the places, one vector for each image.
+
+        Returns:
+            `torch.Tensor` of shape (B, N, D), in raster order, or (B, D) if `pooled`.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        height, width = check_places_of_grid(grid_size, self.config)
+        depth, device = self.config.num_hidden_layers, execution_device(self)
+        input_ids = check_input_ids(input_ids, height * width, self.config.vocab_size).to(device)
+        class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes).to(device)
+        if not is_int(layer) or not -depth - 1 <= layer <= depth:
+            raise ValueError(f"`layer` must lie between {-depth - 1} and {depth}, got {layer!r}.")
+        if not is_int(rounds) or rounds < 1:
+            raise ValueError(f"`rounds` must be an int of at least 1, got {rounds!r}.")
+        if order is None:
+            order = "raster" if self.config.position_instruction == "none" else "random"
+        if isinstance(order, str):
+            order = make_order(order, height, width, len(input_ids), generator)
+        order = check_order(order, height * width, len(input_ids)).expand(len(input_ids), -1).to(device)  # (B, N)
+        check_raster(order, self.config)
+
+        model = self.base_model
+        layout = repeated_layout(height * width, rounds, model.merged, device)
+        states = model(
+            input_ids,
+            class_labels,
+            order,
+            layout,
+            model.rotary_table(height, width, device),
+            num_layers=layer % (depth + 1),
+        ).last_hidden_state[:, layout.queries]  # (B, N, D) in the sequence's order
+        features = torch.zeros_like(states).scatter(1, order[..., None].expand_as(states), states)
+        return features.mean(dim=1) if pooled else features
+
+
+__all__ = ["RandARFeatureMixin"]

@@ -1,0 +1,87 @@
+"""Guidance: several predictions of the same tokens, combined. B images, G tokens, V codebook entries."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .checks import is_finite
+from .schedules import guidance_weight
+
+
+@dataclass
+class Guidance:
+    """
+    The sequences that are decoded side by side, and how their predictions are combined.
+
+    Attributes:
+        scale (`float`): classifier-free guidance; 1 for none.
+        schedule (`str`): how it grows, see [`~randar_hf.schedules.guidance_weight`].
+        spatial_scale (`float`): spatial contextual guidance (Sec. F); 1 for none.
+    """
+
+    scale: float
+    schedule: str
+    spatial_scale: float = 1.0
+
+    @property
+    def uses_class(self) -> bool:
+        """Whether there is a sequence without the class."""
+        return self.scale != 1
+
+    @property
+    def uses_space(self) -> bool:
+        """Whether there is a sequence that lacks tokens."""
+        return self.spatial_scale != 1
+
+    @property
+    def branches(self) -> int:
+        """Sequences for each image: its own, one of the null class if guided by class, one that lacks tokens."""
+        return 1 + self.uses_class + self.uses_space
+
+    def null_labels(self, class_labels: torch.LongTensor, null_class: int) -> torch.LongTensor:
+        """Classes (B * branches,) of all sequences for those of the images (B,)."""
+        null = torch.full_like(class_labels, null_class) if self.uses_class else class_labels
+        return torch.cat([class_labels, *[null] * (self.branches - 1)])
+
+    def left_out(self, dropped: torch.BoolTensor) -> torch.BoolTensor | None:
+        """Which tokens (B * branches, N) each sequence lacks, given those (B, N) that the last one lacks."""
+        if not self.uses_space:
+            return None
+        return torch.cat([*[torch.zeros_like(dropped)] * (self.branches - 1), dropped])
+
+    def combine(self, logits: torch.Tensor, scale: float, done: torch.Tensor) -> torch.Tensor:
+        """
+        One prediction from those of all sequences.
+
+        Args:
+            logits (`torch.Tensor` of shape (B * branches, G, V)): predictions, sequence after sequence.
+            scale (`float`): the scale of guidance by class for this step.
+            done (`torch.Tensor` of shape (B,) or (1,)): share of the tokens that are known.
+
+        Returns:
+            `torch.Tensor` of shape (B, G, V): with u the prediction without the class, d that without some tokens, w
+            and s the weights: `u + w (c - u)`; `d + s (c - d)` (Eq. A); or `d + s (u - d) + w (c - u)` (Eq. B).
+        """
+        conditional, *others = logits.chunk(self.branches)
+        if not self.uses_class:
+            return others[0] + self.spatial_scale * (conditional - others[0]) if others else conditional
+        unconditional = others[0]
+        weight = guidance_weight(self.schedule, scale, done).view(-1, 1, 1)
+        guided = weight * (conditional - unconditional)
+        if self.uses_space:
+            return others[1] + self.spatial_scale * (unconditional - others[1]) + guided
+        return unconditional + guided
+
+
+def check_spatial_guidance(scale: float, dropout: float | torch.Tensor, shape: tuple[int, int]):
+    """Raise a `ValueError` for a scale below 0, a share of dropped tokens outside [0, 1) or another kind of mask."""
+    if not is_finite(scale) or scale < 0:
+        raise ValueError(f"`spatial_guidance_scale` must be a finite number of at least 0, got {scale!r}.")
+    if isinstance(dropout, torch.Tensor):
+        if dropout.dtype != torch.bool or dropout.shape != shape:
+            raise ValueError(
+                f"`spatial_dropout` must be a share or a boolean mask of the shape {shape}, got {dropout.dtype} of "
+                f"{tuple(dropout.shape)}."
+            )
+    elif not is_finite(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"`spatial_dropout` must lie in [0, 1), got {dropout!r}.")

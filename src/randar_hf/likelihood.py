@@ -1,0 +1,202 @@
+"""Likelihood of images under any order. B images, N tokens of one image, V codebook entries, C classes, K orders."""
+
+import torch
+from torch import nn
+
+from .checks import (
+    check_class_labels,
+    check_input_ids,
+    check_labels_of,
+    check_mask,
+    check_places_of_grid,
+    check_raster,
+    is_int,
+)
+from .devices import execution_device
+from .generation import known_first
+from .layout import parallel_layout
+from .orders import check_order, make_order
+from .randomness import check_generators
+
+
+class RandARLikelihoodMixin:
+    """Log-likelihoods of image tokens, for models whose forward pass takes an order."""
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor,
+        order: str | torch.LongTensor = "random",
+        num_orders: int = 1,
+        *,
+        known_mask: torch.BoolTensor | None = None,
+        grid_size: int | tuple[int, int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        per_token: bool = False,
+    ) -> torch.Tensor:
+        """
+        How likely images are: log p(x | c) = sum_i log p(x_i | x_<i, c) in an order, or its mean over several (Eq. 2).
+
+        Every order gives a true likelihood; their mean is a lower bound of the log of their mean.
+        `-log_likelihood / (num_dimensions * log(2))` are bits per dimension.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
+            order (`str` or `torch.LongTensor` of shape (N,) or (B, N)): name of an order, drawn anew for each of
+                `num_orders`, or an order.
+            num_orders (`int`): orders to average over, at least 1; 1 for an order given as a tensor.
+            known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are given: they come first, and
+                the likelihood is that of the others given them.
+            grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of random orders.
+            per_token (`bool`): return a number for each token instead of their sum.
+
+        Returns:
+            `torch.Tensor` of shape (B,), nats per image, or with `per_token` (B, N), nats per token in raster order, 0
+            where known.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        height, width = check_places_of_grid(grid_size, self.config)
+        input_ids, class_labels, known = self._check_images(input_ids, class_labels, known_mask, height * width)
+        orders = self._list_orders(order, num_orders, height, width, len(input_ids), generator)
+        total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
+        mean = total / len(orders)  # (B, N)
+        return mean if per_token else mean.sum(dim=1)
+
+    @torch.no_grad()
+    def class_log_likelihoods(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: list[int] | torch.LongTensor | None = None,
+        num_orders: int = 1,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        batch_size: int = 64,
+    ) -> torch.Tensor:
+        """
+        Log-likelihoods of images under several classes; the largest says which class an image is of, zero-shot.
+
+        All classes of an image are judged in the same random orders, so that chance favours none.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`list[int]` or `torch.LongTensor` of shape (C,), *optional*): classes; all by default.
+            num_orders (`int`): orders to average over, at least 1.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of random orders.
+            batch_size (`int`): pairs of an image and a class that the model sees at once, at least 1.
+
+        Returns:
+            `torch.Tensor` of shape (B, C): nats per image; `argmax(dim=1)` is the index of the likeliest class.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        if not is_int(batch_size) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
+        classes = check_class_labels(
+            range(self.config.num_classes) if class_labels is None else class_labels, self.config.num_classes
+        )
+        input_ids, _, known = self._check_images(input_ids, None, None, self.config.num_tokens)
+        grid, pairs = self.config.grid, torch.cartesian_prod(torch.arange(len(input_ids)), classes).view(-1, 2)
+        total = torch.zeros(len(pairs), device=input_ids.device)
+        for ranks in self._list_orders("random", num_orders, *grid, len(input_ids), generator):
+            sums = []
+            for images, labels in zip(*(part.split(batch_size) for part in pairs.unbind(1)), strict=True):
+                labels, images = labels.to(input_ids.device), images.to(input_ids.device)
+                likelihood = self._order_likelihood(input_ids[images], labels, ranks[images], known[images], grid)
+                sums.append(likelihood.sum(dim=1))
+            total += torch.cat(sums)
+        return (total / num_orders).view(len(input_ids), len(classes))
+
+    @torch.no_grad()
+    def token_log_likelihoods(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor,
+        num_parts: int = 8,
+        *,
+        grid_size: int | tuple[int, int] | None = None,
+        rotary: torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> torch.Tensor:
+        """
+        How well each token of a finished image fits the others.
+
+        The places are split at random into parts; each token is judged given all tokens outside its part, in one pass
+        for each part. As many parts as tokens judge each token given all others.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
+            num_parts (`int`): parts, from 2 to N.
+            grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
+            rotary (`torch.Tensor`, *optional*): table of places of one's own, as for
+                [`~RandARGenerationMixin.generate`].
+            generator (`torch.Generator` or a list with one per image, *optional*): source of the parts.
+
+        Returns:
+            `torch.Tensor` of shape (B, N): nats per token, in raster order.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        height, width = self._check_places(grid_size, rotary, "random")
+        num_tokens = height * width
+        if not is_int(num_parts) or not 2 <= num_parts <= num_tokens:
+            raise ValueError(f"`num_parts` must lie between 2 and the {num_tokens} tokens, got {num_parts!r}.")
+        if self.config.position_instruction == "none":
+            raise ValueError("`token_log_likelihoods` needs position instructions, which this model has none of.")
+        input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
+        (order,) = self._list_orders("random", 1, height, width, len(input_ids), generator)
+        scores = torch.zeros(input_ids.shape, device=input_ids.device)
+        if rotary is None:
+            rotary = self.base_model.rotary_table(height, width, input_ids.device)
+        rotary = rotary.to(input_ids.device)
+        for part in order.tensor_split(num_parts, dim=1):  # (B, G)
+            known = torch.ones_like(input_ids, dtype=torch.bool).scatter(1, part, False)
+            ranks, _ = known_first(order, known)
+            group = part.shape[1]
+            layout = parallel_layout(num_tokens, group, self.base_model.merged, input_ids.device)
+            logits = self(input_ids, class_labels, ranks, layout=layout, rotary=rotary).logits.float()  # (B, G, V)
+            places = ranks[:, -group:]
+            found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, places), reduction="none")
+            scores = scores.scatter(1, places, found)
+        return scores
+
+    def _check_images(self, input_ids, class_labels, mask, num_tokens: int, name: str = "known_mask") -> list:
+        """Tokens (B, N), classes (B,) and a mask (B, N), checked and on the model's device."""
+        input_ids = check_input_ids(input_ids, num_tokens, self.config.vocab_size)
+        class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes)
+        mask = check_mask(name, mask, input_ids.shape)
+        return [tensor.to(execution_device(self)) for tensor in (input_ids, class_labels, mask)]
+
+    def _list_orders(self, order, num_orders: int, height: int, width: int, batch_size: int, generator) -> list:
+        """The orders (B, N) to average over."""
+        if not is_int(num_orders) or num_orders < 1:
+            raise ValueError(f"`num_orders` must be an int of at least 1, got {num_orders!r}.")
+        device = execution_device(self)
+        if isinstance(order, str):
+            if self.config.position_instruction == "none":
+                order = "raster"
+            check_generators(generator, batch_size)
+            return [make_order(order, height, width, batch_size, generator).to(device) for _ in range(num_orders)]
+        if num_orders != 1:
+            raise ValueError(f"`num_orders` must be 1 for an order given as a tensor, got {num_orders}.")
+        order = check_order(order, height * width, batch_size)
+        check_raster(order, self.config)
+        return [order.expand(batch_size, -1).to(device)]
+
+    def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
+        """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""
+        order, _ = known_first(order, known)
+        rotary = self.base_model.rotary_table(*grid, input_ids.device)
+        logits = self(input_ids, class_labels, order, rotary=rotary).logits.float()  # (B, N, V)
+        found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, order), reduction="none")
+        return torch.zeros_like(found).scatter(1, order, found).masked_fill(known, 0)
+
+
+__all__ = ["RandARLikelihoodMixin"]

@@ -1,0 +1,69 @@
+"""Drawing tokens of a finished image again. B images, N tokens of one image."""
+
+import torch
+
+from .checks import check_mask, is_finite, is_int
+from .likelihood import RandARLikelihoodMixin
+
+
+class RandARResamplingMixin(RandARLikelihoodMixin):
+    """Revision of finished images, which a model of any order can do: a token is drawn again given all the others."""
+
+    def refine(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor,
+        mask: torch.BoolTensor | None = None,
+        share: float = 0.1,
+        num_rounds: int = 1,
+        *,
+        known_mask: torch.BoolTensor | None = None,
+        num_parts: int = 8,
+        grid_size: int | tuple[int, int] | None = None,
+        rotary: torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **settings,
+    ) -> torch.LongTensor:
+        """
+        Draw chosen tokens of finished images again, given the rest, for a number of rounds.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,)): classes.
+            mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens to draw again in every round; by default the
+                least likely given others ([`~RandARLikelihoodMixin.token_log_likelihoods`]), found anew each round.
+            share (`float`): share of the tokens that is drawn again without a mask, in (0, 1].
+            num_rounds (`int`): rounds, at least 0.
+            known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are never drawn again.
+            num_parts (`int`): parts that the likelihood of tokens is judged in.
+            grid_size, rotary: the places, as for [`~RandARGenerationMixin.generate`].
+            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            **settings: of [`~RandARGenerationMixin.generate`], such as `num_inference_steps` and `guidance_scale`.
+
+        Returns:
+            `torch.LongTensor` of shape (B, N): tokens in raster order.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        if not is_finite(share) or not 0 < share <= 1:
+            raise ValueError(f"`share` must lie in (0, 1], got {share!r}.")
+        if not is_int(num_rounds) or num_rounds < 0:
+            raise ValueError(f"`num_rounds` must be an int of at least 0, got {num_rounds!r}.")
+        height, width = self._check_places(grid_size, rotary, "random")
+        input_ids, class_labels, again = self._check_images(input_ids, class_labels, mask, height * width, "mask")
+        places = {"grid_size": grid_size, "rotary": rotary, "generator": generator}
+        known = check_mask("known_mask", known_mask, input_ids.shape).to(input_ids.device)
+        count = ((~known).sum(dim=1, keepdim=True) * share).ceil()  # (B, 1)
+        for _ in range(num_rounds):
+            if mask is None:
+                scores = self.token_log_likelihoods(input_ids, class_labels, num_parts, **places)  # (B, N)
+                ranks = scores.masked_fill(known, torch.inf).argsort(dim=1).argsort(dim=1)  # the worst has rank 0
+                again = ranks < count
+            input_ids = self.generate(
+                class_labels, known_tokens=input_ids, known_mask=~again | known, **places, **settings
+            )
+        return input_ids
+
+
+__all__ = ["RandARResamplingMixin"]
