@@ -205,14 +205,14 @@ class RandARGenerationMixin:
         num_steps = self._check_num_steps(config, settings.get("num_inference_steps"), num_tokens)
         check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
         check_generators(generator, batch_size)
+        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
+        self.check_memory(batch_size * guidance.branches, num_tokens, (tokens >= 0).sum(dim=1).max().item())
         if order is None or isinstance(order, str):
             order = make_order(config.order, height, width, batch_size, generator)
         else:
             order = check_order(order, num_tokens, batch_size).cpu()
         check_raster(order, self.config)
         uniforms = uniform((num_tokens,), batch_size, generator) if config.do_sample else None
-
-        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
         if guidance.uses_space and not isinstance(spatial_dropout, torch.Tensor):
             spatial_dropout = (uniform((num_tokens,), batch_size, generator) < spatial_dropout) & (tokens < 0)
         order, num_known = known_first(order, tokens >= 0)
@@ -221,7 +221,6 @@ class RandARGenerationMixin:
         merged, device = self.base_model.merged, execution_device(self)
         repeat = guidance.branches
         steps = decoding_steps(num_known * repeat, groups * repeat, num_tokens, merged, device)
-        self._check_memory(steps, batch_size * repeat, num_tokens, device)
         left_out = guidance.left_out(spatial_dropout.cpu()) if guidance.uses_space else None
         decoding = _Decoding(
             class_labels=guidance.null_labels(class_labels, self.config.num_classes).to(device),
@@ -337,16 +336,21 @@ class RandARGenerationMixin:
             )
         return num_tokens
 
-    def _check_memory(self, steps: list[DecodingStep], rows: int, num_tokens: int, device: torch.device):
-        """The cache, and the widest states and the logits of the largest step, must fit into memory."""
-        config = self.config
-        slots = max((step.layout.carried.shape[1] for step in steps), default=0)
-        queries = max((len(step.layout.queries) for step in steps), default=0)
-        key_values = 2 * config.num_hidden_layers * config.hidden_size // config.num_attention_heads
-        cache = longest_sequence(steps) * key_values * config.num_key_value_heads
-        states = slots * (4 * config.hidden_size + 2 * config.intermediate_size)
-        num_bytes = (cache + states) * self.dtype.itemsize + queries * config.vocab_size * 4
-        check_memory(num_tokens, rows * num_bytes, device)
+    def check_memory(self, num_sequences: int, num_tokens: int, num_known: int = 0):
+        """
+        Raise a `ValueError` if decoding would not fit into memory, before anything is made for it.
+
+        Args:
+            num_sequences (`int`): images times sequences of guidance.
+            num_tokens (`int`): tokens of one image.
+            num_known (`int`): tokens of one image that are read in one pass.
+        """
+        config, slots = self.config, 1 if self.base_model.merged else 2
+        head_dim = config.hidden_size // config.num_attention_heads
+        cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (slots * num_tokens + 1)
+        states = (slots * num_known + 1) * (4 * config.hidden_size + 2 * config.intermediate_size)
+        num_bytes = num_sequences * (cache + states) * self.dtype.itemsize
+        check_memory(num_tokens, num_bytes, execution_device(self))
 
     def adjust_generation_fn(
         self,

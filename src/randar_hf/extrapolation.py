@@ -1,0 +1,67 @@
+"""Grids finer than the trained one (Sec. 3.4.3). (h, w) is the coarse grid, (H, W) the finer one."""
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+
+from .rotary import grid_positions
+
+
+class FinerGrid(NamedTuple):
+    """
+    A grid that spans the trained one, and the coarse tokens that establish its layout.
+
+    Attributes:
+        factor (`float`): cells for each cell of the trained grid, per side.
+        coarse (`(int, int)`): rows and columns of the coarse grid; wider than the trained one if the finer grid is.
+        positions (`torch.Tensor` of shape (M, 2)): rows and columns, in cells of the finer grid, of its H * W cells in
+            raster order, and then of the coarse tokens that lie between cells, if the factor is not whole.
+        coarse_places (`torch.LongTensor` of shape (h * w,)): where among `positions` each coarse token lies.
+    """
+
+    factor: float
+    coarse: tuple[int, int]
+    positions: torch.Tensor
+    coarse_places: torch.LongTensor
+
+
+def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
+    """
+    Lay a finer grid over the trained one, which keeps its position in the corner at the top left.
+
+    Args:
+        trained (`(int, int)`): rows and columns of the trained grid.
+        height, width (`int`): rows and columns of the finer grid, at least those of the trained one. The side that is
+            finer by less sets the factor; along the other one the coarse grid goes on beyond the trained one.
+
+    Returns:
+        [`FinerGrid`]: its places. With a factor of 2 the coarse tokens lie at the even coordinates, as in the paper.
+
+    Raises:
+        ValueError: if a side is shorter than the trained one.
+    """
+    factor = min(Fraction(height, trained[0]), Fraction(width, trained[1]))
+    if factor < 1:
+        raise ValueError(
+            f"`height` and `width` must give at least the trained grid of {trained[0]} x {trained[1]} tokens, got "
+            f"{height} x {width}."
+        )
+    coarse = tuple((side - 1) // factor + 1 for side in (height, width))
+    positions, places = [], []
+    for row in range(coarse[0]):
+        for column in range(coarse[1]):
+            y, x = row * factor, column * factor
+            if y.denominator == x.denominator == 1:
+                places.append(int(y) * width + int(x))
+            else:
+                places.append(height * width + len(positions))
+                positions.append((float(y), float(x)))
+    between = torch.tensor(positions).view(-1, 2)
+    return FinerGrid(float(factor), coarse, torch.cat([grid_positions(height, width), between]), torch.tensor(places))
+
+
+def num_fitting_frequencies(side: int, head_dim: int, theta: float) -> int:
+    """How many rotary frequencies turn at least once within a side of a grid: 2 for 16 cells and heads 64 wide."""
+    return sum(2 * math.pi * theta ** (4 * j / head_dim) <= side for j in range(head_dim // 4))
