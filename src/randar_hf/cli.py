@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-
-TYPES = ("float32", "bfloat16", "float16")
+from .image_commands import TYPES, add_image_commands, check_output
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,9 +45,7 @@ def _parser() -> Parser:
     demo.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     demo.set_defaults(run=_demo)
 
-    generate = commands.add_parser("generate", help="generate images of classes")
-    _add_generate_options(generate)
-    generate.set_defaults(run=_generate)
+    add_image_commands(commands)
 
     convert = commands.add_parser("convert", help="turn published checkpoints into the folder of a pipeline")
     _add_convert_options(convert)
@@ -67,24 +63,6 @@ def _parser() -> Parser:
         training = commands.add_parser(name, help=help_text, add_help=False)
         training.set_defaults(run=_train, training_command=name)
     return parser
-
-
-def _add_generate_options(parser: argparse.ArgumentParser):
-    parser.add_argument("labels", nargs="+", help="class names or ids")
-    parser.add_argument("--model", help="folder or Hub name of a pipeline (default: the shipped digits)")
-    parser.add_argument("--output", default="images.png", help="picture to write (default: %(default)s)")
-    parser.add_argument("--num-images", type=int, default=1, help="images for each label")
-    parser.add_argument("--steps", type=int, help="decoding steps, up to one per token")
-    parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--guidance-schedule", help="linear or constant")
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--order", help="name of a decoding order")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next ones count up")
-    parser.add_argument("--dtype", choices=TYPES, default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
 
 
 def _add_convert_options(parser: argparse.ArgumentParser):
@@ -108,64 +86,11 @@ def _add_bench_options(parser: argparse.ArgumentParser):
     parser.add_argument("--runs", type=int, default=3, help="timed runs after the warm-up")
 
 
-def check_output(path: str, overwrite: bool) -> Path:
-    """The path of a picture to write; raises before any work if it exists, or if its folder does not."""
-    output = Path(path)
-    if output.exists() and not overwrite:
-        raise ValueError(f"`--output` {path} exists; --overwrite replaces it.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"`--output` lies in the folder {output.parent}, which does not exist.")
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"`--output` must end in .png, .jpg or .webp, got {path}.")
-    return output
-
-
-def load_pipeline(model: str | None, dtype: str):
-    """The pipeline in a folder or on the Hub, by default the shipped one; a `ValueError` says why it does not load."""
-    import torch
-    from safetensors import SafetensorError
-
-    from . import demo_checkpoint
-    from .pipelines import RandARPipeline
-
-    try:
-        return RandARPipeline.from_pretrained(model or demo_checkpoint(), dtype=getattr(torch, dtype))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"`--model` {model} cannot be loaded: {error}") from error
-
-
 def _demo(options: argparse.Namespace, rest: list[str]):
     output = check_output(options.output, options.overwrite)
     from .demo import draw_demo
 
     draw_demo(options.seed).save(output)
-    print(f"wrote {output}")
-
-
-def _generate(options: argparse.Namespace, rest: list[str]):
-    output = check_output(options.output, options.overwrite)
-    import torch
-    from diffusers.utils import make_image_grid
-
-    from .devices import check_device
-
-    check_device(options.device)
-    pipe = load_pipeline(options.model, options.dtype).to(options.device)
-    labels = [int(label) if label.lstrip("-").isdigit() else label for label in options.labels]
-    count = len(labels) * options.num_images
-    images = pipe(
-        labels,
-        num_images_per_prompt=options.num_images,
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        guidance_schedule=options.guidance_schedule,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        order=options.order,
-        generator=[torch.Generator().manual_seed(options.seed + i) for i in range(count)],
-    ).images
-    make_image_grid(images, rows=len(labels), cols=options.num_images).save(output)
     print(f"wrote {output}")
 
 
