@@ -11,13 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 
+WRAPPERS = ("model", "module", "state_dict")
+PARALLEL = "module."
+
+
 def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.Tensor]:
     """
     The tensors of a published checkpoint by name.
 
     Args:
         checkpoint (`str` or mapping): path of a safetensors file or torch pickle, told apart by content, or the state
-            dict itself. A state dict under the key "model" is taken out.
+            dict itself. A state dict under the key "model", "module" or "state_dict" is taken out, and the "module."
+            that training on several devices puts before every name is left away.
 
     Returns:
         `dict[str, torch.Tensor]`: a new mapping of the tensors, on the CPU if they come from a file.
@@ -30,14 +35,16 @@ def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.
     if not isinstance(checkpoint, Mapping | str | os.PathLike):
         raise TypeError(f"`checkpoint` must be a path or a state dict, got {type(checkpoint).__name__}.")
     content = checkpoint if isinstance(checkpoint, Mapping) else _read_file(os.fspath(checkpoint))
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError(f"`checkpoint` must hold a state dict, got {type(content).__name__}.")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ValueError(f"`checkpoint` must map names to tensors, got {type(tensor).__name__} for {name!r}.")
-    return {name: tensor.detach() for name, tensor in content.items()}
+    prefix = PARALLEL if content and all(name.startswith(PARALLEL) for name in content) else ""
+    return {name.removeprefix(prefix): tensor.detach() for name, tensor in content.items()}
 
 
 def _read_file(path: str):

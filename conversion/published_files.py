@@ -25,10 +25,12 @@ class PublishedFile:
     Attributes:
         origin ([`Origin`]): for its model card.
         grid_size (`int`): tokens per side of the grid it was trained on.
+        num_parameters (`int`): its size, by which a file that only has the name is told.
     """
 
     origin: Origin
     grid_size: int
+    num_parameters: int
 
 
 def find_published(checkpoint: object) -> PublishedFile | None:
@@ -36,7 +38,9 @@ def find_published(checkpoint: object) -> PublishedFile | None:
     return PUBLISHED_FILES.get(Path(checkpoint).name) if isinstance(checkpoint, str | os.PathLike) else None
 
 
-def _randar(name: str, guidance_scale: float, fid: float, inception_score: float) -> PublishedFile:
+def _randar(
+    name: str, num_parameters: int, guidance_scale: float, fid: float, inception_score: float
+) -> PublishedFile:
     origin = Origin(
         name=name,
         repository="ziqipang/RandAR",
@@ -48,10 +52,10 @@ def _randar(name: str, guidance_scale: float, fid: float, inception_score: float
         inception_score=inception_score,
         limits=RANDAR_LIMITS,
     )
-    return PublishedFile(origin, grid_size=16)
+    return PublishedFile(origin, 16, num_parameters)
 
 
-def _llamagen(size: str, side: int, guidance_scale: float, fid: float) -> PublishedFile:
+def _llamagen(size: str, side: int, num_parameters: int, guidance_scale: float, fid: float) -> PublishedFile:
     origin = Origin(
         name=f"LlamaGen-{size} for pictures of {side} pixels",
         repository="FoundationVision/LlamaGen",
@@ -62,18 +66,20 @@ def _llamagen(size: str, side: int, guidance_scale: float, fid: float) -> Publis
         fid=fid,
         limits=LLAMAGEN_LIMITS,
     )
-    return PublishedFile(origin, grid_size=side // 16)
+    return PublishedFile(origin, side // 16, num_parameters)
 
 
 PUBLISHED_FILES = {
-    "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L", 3.4, 2.65, 249),
-    "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L (MaskGIT)", 4.0, 2.47, 271),
-    "randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-XL", 4.0, 2.27, 275),
-    "c2i_B_256.pt": _llamagen("B", 256, 2.0, 5.46),
-    "c2i_B_384.pt": _llamagen("B", 384, 2.0, 6.09),
-    "c2i_L_256.pt": _llamagen("L", 256, 2.0, 3.80),
-    "c2i_L_384.pt": _llamagen("L", 384, 2.0, 3.07),
-    "c2i_XL_384.pt": _llamagen("XL", 384, 1.75, 2.62),
-    "c2i_XXL_384.pt": _llamagen("XXL", 384, 1.75, 2.34),
-    "c2i_3B_384.pt": _llamagen("3B", 384, 1.65, 2.18),
+    "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L", 342_912_000, 3.4, 2.65, 249),
+    "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors": _randar(
+        "RandAR-L, MaskGIT", 311_454_720, 4.0, 2.47, 271
+    ),
+    "randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-XL", 774_700_800, 4.0, 2.27, 275),
+    "c2i_B_256.pt": _llamagen("B", 256, 110_888_448, 2.0, 5.46),
+    "c2i_B_384.pt": _llamagen("B", 384, 110_888_448, 2.0, 6.09),
+    "c2i_L_256.pt": _llamagen("L", 256, 342_910_976, 2.0, 3.80),
+    "c2i_L_384.pt": _llamagen("L", 384, 342_910_976, 2.0, 3.07),
+    "c2i_XL_384.pt": _llamagen("XL", 384, 774_699_520, 1.75, 2.62),
+    "c2i_XXL_384.pt": _llamagen("XXL", 384, 1_410_972_672, 1.75, 2.34),
+    "c2i_3B_384.pt": _llamagen("3B", 384, 3_096_659_200, 1.65, 2.18),
 }

@@ -9,6 +9,7 @@ from .state_dicts import count, shape_of
 
 
 NORM_GROUPS = 32
+SAMPLE_SIZE = 256  # pixels per side that all of them were trained for
 
 
 def empty_tokenizer(
@@ -50,6 +51,7 @@ def empty_tokenizer(
             num_vq_embeddings=shape_of(tensors, "quantize.embedding.weight", 2)[0],
             norm_num_groups=NORM_GROUPS,
             vq_embed_dim=embed_dim,
+            sample_size=SAMPLE_SIZE,
             scaling_factor=1.0,
             mid_block_add_attention=attention,
             lookup_from_codebook=True,

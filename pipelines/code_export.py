@@ -47,7 +47,7 @@ def save_with_code(pipeline: DiffusionPipeline, save_directory: str | os.PathLik
     _copy_code(type(pipeline), folder, "pipeline.py")
     _copy_code(model, transformer, f"{entry}.py")
     pipeline.make_card(folder.resolve().name, has_code=True).save(folder / "README.md")
-    pipeline.save_pretrained(folder)
+    DiffusionPipeline.save_pretrained(pipeline, str(folder))
     _edit_json(folder / "model_index.json", transformer=[entry, model.__name__])
     classes = {"AutoConfig": RandARConfig, "AutoModel": RandARModel, "AutoModelForCausalLM": RandARForCausalLM}
     auto_map = {name: f"{cls.__module__.split('.')[-1]}.{cls.__name__}" for name, cls in classes.items()}

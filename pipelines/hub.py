@@ -33,7 +33,10 @@ class HubMixin:
         if origin is None and not has_code and self.name_or_path:
             loaded_from = Path(self.name_or_path) / "README.md"
             if loaded_from.is_file():
-                return ModelCard.load(loaded_from)
+                card = ModelCard.load(loaded_from)
+                name = loaded_from.resolve().parent.name
+                card.text = card.text.replace(f'from_pretrained("{name}"', f'from_pretrained("{repo_id}"')
+                return card
         config, factor = self.transformer.config, self.image_processor.config.vae_scale_factor
         name = self.id2label.get(0)
         return make_card(
@@ -48,7 +51,16 @@ class HubMixin:
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
-        """Save as any `DiffusionPipeline`, and with it a model card and `pipeline.py`, where the folder has none."""
+        """
+        Save as any `DiffusionPipeline`, and with it a model card and `pipeline.py`, where the folder has none.
+
+        Raises a `ValueError` for a pipeline whose code lies beside its weights: it would not go along.
+        """
+        if type(self.transformer).__module__.startswith("diffusers_modules."):
+            raise ValueError(
+                "`save_pretrained` would leave the code behind that this pipeline was loaded with: copy its folder, "
+                "or save it with `randar_hf.pipelines.save_with_code`."
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "pipeline.py").exists():

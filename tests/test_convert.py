@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from randar_hf import RandARConfig, RandARForCausalLM
 from randar_hf.cli import main
 from randar_hf.conversion import convert_model, convert_tokenizer, published_state_dict
+from randar_hf.conversion.published_files import PUBLISHED_FILES
 from randar_hf.convert import convert_checkpoint
 from randar_hf.pipelines import RandARPipeline
 
@@ -62,8 +64,12 @@ def test_defaults_suit_the_checkpoint(published_files, tmp_path):
     assert (generation.order, generation.guidance_scale, generation.guidance_schedule) == ("random", 4.0, "linear")
 
 
-def test_files_with_a_published_name_tell_grid_and_results(published_files, tmp_path):
+def test_files_with_a_published_name_tell_grid_and_results(published_files, tmp_path, monkeypatch):
     checkpoint, tokenizer = published_files("llamagen", name="c2i_L_384.pt")
+    folder = convert_checkpoint(checkpoint, tokenizer, tmp_path / "other size", num_attention_heads=4)
+    assert ModelCard.load(folder / "README.md").data.eval_results is None
+    size = convert_model(checkpoint).num_parameters()
+    monkeypatch.setitem(PUBLISHED_FILES, "c2i_L_384.pt", replace(PUBLISHED_FILES["c2i_L_384.pt"], num_parameters=size))
     folder = convert_checkpoint(checkpoint, tokenizer, tmp_path / "out", num_attention_heads=4)
     assert RandARConfig.from_pretrained(folder / "transformer").grid == (24, 24)
     data = ModelCard.load(folder / "README.md").data

@@ -6,7 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from safetensors.torch import save_file
 from transformers import HfArgumentParser
 
 from randar_hf import cli, training
@@ -22,6 +25,7 @@ COMMANDS = {
     "tokenize": training.TokenizingConfig,
     "train": training.TrainingConfig,
 }
+OUTPUTS = {"generate": "--output", "tokenize": "--output-dir"}
 MODULES = {
     "randar_hf.training.digits": DigitsConfig,
     "randar_hf.training.digits_evaluation": DigitsEvaluationConfig,
@@ -92,6 +96,40 @@ def test_commands_parse(page, line):
         HfArgumentParser(COMMANDS[options.command]).parse_args_into_dataclasses(rest)
     else:
         assert not rest
+
+
+@pytest.fixture
+def downloads(published, tmp_path, monkeypatch):
+    """A folder with what the page for the published repositories names: small files of 1,000 classes, and pictures."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
+        "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors",
+        "c2i_L_384.pt",
+    ):
+        tensors = published("randar" if name.startswith("randar") else "llamagen")
+        tensors["cls_embedding.embedding_table.weight"] = torch.zeros(1001, 64)
+        for codes in ("tok_embeddings.weight", "output.weight"):
+            tensors[codes] = tensors[codes][:64].clone()
+        save_file(tensors, name) if name.endswith(".safetensors") else torch.save({"model": tensors}, name)
+    torch.save({"model": published("llamagen_vq")}, "vq_ds16_c2i.pt")
+    torch.save(published("maskgit_vq"), "maskgit-vqgan-imagenet-f16-256.bin")
+    for wordnet_id in ("n01440764", "n01443537"):
+        folder = Path("imagenet", "train", wordnet_id)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (300, 260), "green").save(folder / "1.jpg")
+
+
+def test_the_commands_for_published_files_run(downloads, fresh_accelerate):
+    """Each `randar-hf` command of the page, in turn; training is only parsed."""
+    lines = [line for page, line in shell_lines() if page == "from-the-published-code.md"]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("randar-hf ")]
+    assert {words[0] for words in commands} == {"convert", "generate", "tokenize"}
+    for words in commands:
+        output = Path(words[2] if words[0] == "convert" else words[words.index(OUTPUTS[words[0]]) + 1])
+        assert not output.exists()
+        assert cli.main(words) == 0, words
+        assert output.exists()
 
 
 def test_the_page_of_the_command_line_lists_every_option(capsys):

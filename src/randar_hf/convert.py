@@ -76,7 +76,8 @@ def convert_checkpoint(
             save_with_code(pipeline, folder)
         else:
             pipeline.save_pretrained(folder)
-        origin = published.origin if published else None
+        is_published = published is not None and published.num_parameters == model.num_parameters()
+        origin = published.origin if is_published else None
         pipeline.make_card(output.resolve().name, origin, with_code).save(folder / "README.md")
     return output
 

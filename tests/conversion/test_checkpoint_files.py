@@ -119,3 +119,10 @@ def test_missing_files(tmp_path):
 def test_what_is_no_checkpoint(checkpoint):
     with pytest.raises(TypeError, match="`checkpoint` must be"):
         convert_llamagen(checkpoint)
+
+
+@pytest.mark.parametrize("key", ["model", "module", "state_dict"])
+def test_what_training_programs_put_around_the_weights(key, tmp_path):
+    torch.save({key: {"module.a": torch.ones(2), "module.b.module.c": torch.ones(1)}, "epoch": 3}, tmp_path / "a.pt")
+    assert sorted(read_checkpoint(tmp_path / "a.pt")) == ["a", "b.module.c"]
+    assert sorted(read_checkpoint({"module.a": torch.ones(2), "b": torch.ones(1)})) == ["b", "module.a"]

@@ -38,6 +38,18 @@ def test_published_files_are_found_by_name():
     assert find_published({"weights": torch.ones(1)}) is None
 
 
+@pytest.mark.parametrize("size", ["B", "L", "XL", "XXL"])
+def test_sizes_of_published_files(size):
+    for vocab_size, kind in ((16384, "rope"), (1024, "rope"), (16384, "none")):
+        with torch.device("meta"):
+            config = RandARConfig.from_size(size, vocab_size=vocab_size, position_instruction=kind)
+            count = RandARForCausalLM(config).num_parameters()
+        names = {name for name, published in PUBLISHED_FILES.items() if published.num_parameters == count}
+        beginning = f"c2i_{size}_" if kind == "none" else "randar_"
+        assert all(name.startswith(beginning) for name in names)
+        assert names or (size, vocab_size) not in {("L", 16384), ("L", 1024), ("XL", 16384)}
+
+
 def test_figures_and_defaults_agree():
     by_name = {name: published.origin.guidance_scale for name, published in PUBLISHED_FILES.items()}
     assert by_name["randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors"] == 3.4

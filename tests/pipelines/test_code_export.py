@@ -53,6 +53,15 @@ def test_code_runs_only_if_trusted(pipe, tmp_path):
         DiffusionPipeline.from_pretrained(tmp_path / "export", custom_pipeline="pipeline")
 
 
+def test_saving_without_the_code_is_refused(pipe, tmp_path):
+    save_with_code(pipe, tmp_path / "export")
+    again = RandARPipeline.from_pretrained(tmp_path / "export", trust_remote_code=True)
+    with pytest.raises(ValueError, match="`save_pretrained` would leave the code behind"):
+        again.save_pretrained(tmp_path / "copy")
+    save_with_code(again, tmp_path / "copy")
+    assert (tmp_path / "copy" / "transformer" / "modeling_randar.py").exists()
+
+
 def test_the_card_says_how(pipe, tmp_path):
     save_with_code(pipe, tmp_path / "export")
     card = (tmp_path / "export" / "README.md").read_text()

@@ -88,3 +88,9 @@ def test_the_working_folder_lends_no_card(pipe, tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nsomething else")
     monkeypatch.chdir(tmp_path)
     assert "something else" not in pipe.make_card("mine").text
+
+
+def test_a_card_that_goes_along_names_the_new_place(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "mine")
+    text = RandARPipeline.from_pretrained(tmp_path / "mine").make_card("someone/tench").text
+    assert 'from_pretrained("someone/tench")' in text and 'from_pretrained("mine")' not in text
