@@ -36,6 +36,55 @@ def test_generate_writes_a_sheet(folder, capsys):
     assert code == 0 and Image.open(output).size == (3 * 16, 2 * 16)
 
 
+def test_generate_shows_how_images_appear(folder, capsys):
+    command = ["generate", "tench", 4, "--model", folder / "model", "--output", folder / "a.png"]
+    assert run(capsys, *command, "--steps", 4, "--animate", folder / "a.gif")[0] == 0
+    film, last = Image.open(folder / "a.gif"), Image.open(folder / "a.png")
+    assert film.n_frames == 4 and film.size == last.size
+    film.seek(3)
+    assert film.info["duration"] > 1000
+    code, error = run(capsys, *command, "--overwrite", "--animate", folder / "a.png")
+    assert code == 2 and ".gif" in error
+
+
+@pytest.fixture
+def picture(folder):
+    Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(folder / "in.png")
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(folder / "mask.png")
+    return folder / "in.png"
+
+
+def test_inpaint_keeps_what_is_not_masked(folder, picture, capsys):
+    command = ["inpaint", "tench", picture, folder / "mask.png", "--model", folder / "model"]
+    assert run(capsys, *command, "--output", folder / "out.png", "--strength", 0.5, "--seam", 2)[0] == 0
+    old, new = Image.open(picture), Image.open(folder / "out.png")
+    assert old.crop((0, 0, 8, 16)).tobytes() == new.crop((0, 0, 8, 16)).tobytes()
+    assert old.tobytes() != new.tobytes()
+
+
+@pytest.mark.parametrize("attention", ["full", "sliding_window"])
+def test_outpaint_extends_the_canvas(folder, picture, capsys, attention):
+    command = ["outpaint", 1, picture, "--model", folder / "model", "--output", folder / "out.png"]
+    assert run(capsys, *command, "--left", 8, "--bottom", 4, "--attention", attention)[0] == 0
+    assert Image.open(folder / "out.png").size == (24, 20)
+
+
+def test_extrapolate_makes_larger_images(folder, capsys):
+    command = ["extrapolate", "tench", 1, "--model", folder / "model", "--output", folder / "out.png"]
+    assert run(capsys, *command, "--height", 24, "--width", 32, "--num-images", 2, "--refine", 1)[0] == 0
+    assert Image.open(folder / "out.png").size == (64, 48)
+    assert run(capsys, *command, "--flat", "--overwrite", "--num-extrapolated", 0)[0] == 0
+    assert Image.open(folder / "out.png").size == (32, 64)
+
+
+def test_bench_of_other_grids(capsys):
+    assert main(["bench", "--runs", "1", "--grid-size", "8", "16", "--known-tokens", "100", "--steps", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "num_tokens: 128" in lines and "known_tokens: 100" in lines
+
+
 def test_generate_is_reproducible(folder, capsys):
     for name in ("a.png", "b.png"):
         run(capsys, "generate", 1, "--model", folder / "model", "--output", folder / name, "--seed", 3)
@@ -59,13 +108,23 @@ def test_generate_is_reproducible(folder, capsys):
         (["bench", "--device", "nope"], "device"),
         (["generate", "1", "--device", "nope"], "device"),
         (["train", "--dataset", "nowhere/", "--output-dir", "model"], "dataset"),
+        (["bench", "--known-tokens", "65"], "known_tokens"),
+        (["bench", "--grid-size", "0", "4"], "grid_size"),
+        (["inpaint", "1", "none.png", "none.png"], "image"),
+        (["inpaint", "1", "model/model_index.json", "none.png"], "image"),
+        (["outpaint", "1", "none.png", "--left", "4"], "image"),
+        (["extrapolate", "1", "--height", "3"], "height"),
+        (["generate", "1", "--refine", "-1"], "refine"),
+        (["generate", "1", "--spatial-dropout", "2"], "spatial_dropout"),
+        (["generate", "1", "--animate", "film.mp4"], ".gif"),
         (["paint"], "paint"),
         (["demo", "--colour"], "--colour"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_two(folder, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(folder)
-    extra = ["--model", "model"] if arguments[0] == "generate" else []
+    drawing = ("generate", "inpaint", "outpaint", "extrapolate")
+    extra = ["--model", "model"] if arguments[0] in drawing else []
     code, error = run(capsys, *arguments, *extra)
     assert code == 2 and named in error.splitlines()[-1]
     assert not (folder / "images.png").exists()
@@ -102,7 +161,8 @@ def test_nothing_is_overwritten_unless_asked(folder, capsys):
 
 
 def test_help_everywhere():
-    for arguments in ([], ["demo"], ["generate"], ["bench"], ["train-tokenizer"], ["tokenize"], ["train"]):
+    commands = ("demo", "generate", "inpaint", "outpaint", "extrapolate", "convert", "bench")
+    for arguments in ([], *([command] for command in (*commands, "train-tokenizer", "tokenize", "train"))):
         result = subprocess.run(
             [sys.executable, "-m", "randar_hf.cli", *arguments, "--help"], capture_output=True, text=True
         )

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from randar_hf import cli, training
 from randar_hf.training.digits import DigitsConfig
 from randar_hf.training.digits_evaluation import DigitsEvaluationConfig
+from randar_hf.training.digits_zero_shot import ZeroShotConfig
 
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ OUTPUTS = {"generate": "--output", "tokenize": "--output-dir"}
 MODULES = {
     "randar_hf.training.digits": DigitsConfig,
     "randar_hf.training.digits_evaluation": DigitsEvaluationConfig,
+    "randar_hf.training.digits_zero_shot": ZeroShotConfig,
 }
 
 

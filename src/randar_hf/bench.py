@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from . import RandARConfig, RandARForCausalLM, demo_checkpoint
+from .checks import check_grid_size
 from .configuration_randar import SIZES
 from .devices import check_device
 
@@ -22,6 +23,8 @@ def measure(
     dtype: str = "float32",
     device: str = "cpu",
     runs: int = 3,
+    grid_size: tuple[int, int] | None = None,
+    known_tokens: int = 0,
 ) -> dict[str, Any]:
     """
     Time the generation of tokens; the image decoder is left out, as in the paper's Table 4.
@@ -35,6 +38,9 @@ def measure(
         dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
         device (`str`): a torch device.
         runs (`int`): timed runs after one that is not, at least 1.
+        grid_size (`(int, int)`, *optional*): rows and columns of tokens, if not the trained ones: what outpainting and
+            larger images cost.
+        known_tokens (`int`): tokens of each image that are given, at random places: what inpainting costs.
 
     Returns:
         `dict`: the settings, median seconds of a batch, images and tokens per second, bytes of weights and of the full
@@ -51,13 +57,21 @@ def measure(
     check_device(device)
     model = _random_model(size, getattr(torch, dtype), device)
     config = model.config
+    height, width = config.grid if grid_size is None else check_grid_size(grid_size)
+    num_tokens = height * width
+    if not 0 <= known_tokens <= num_tokens:
+        raise ValueError(f"`known_tokens` must lie between 0 and the {num_tokens} tokens, got {known_tokens}.")
     labels = torch.arange(batch_size) % config.num_classes
-    steps = min(88, config.num_tokens) if num_inference_steps is None else num_inference_steps
+    steps = min(88, num_tokens) if num_inference_steps is None else num_inference_steps
+    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "grid_size": (height, width)}
+    if known_tokens:
+        settings["known_tokens"] = torch.randint(config.vocab_size, (batch_size, num_tokens))
+        settings["known_mask"] = torch.rand(batch_size, num_tokens).argsort(dim=1) < known_tokens
 
     seconds = []
     for run in range(runs + 1):
         start = time.perf_counter()
-        model.generate(labels, num_inference_steps=steps, guidance_scale=guidance_scale).cpu()  # waits for the device
+        model.generate(labels, **settings).cpu()  # waits for the device
         if run > 0:
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
@@ -65,11 +79,13 @@ def measure(
     branches = 1 if guidance_scale == 1 else 2
     bytes_each = next(model.parameters()).element_size()
     key_value_width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
-    cache = 2 * branches * batch_size * 2 * config.num_tokens * key_value_width * config.num_hidden_layers * bytes_each
+    cache = 2 * branches * batch_size * 2 * num_tokens * key_value_width * config.num_hidden_layers * bytes_each
     return {
         "size": size,
         "parameters": model.num_parameters(),
         "batch_size": batch_size,
+        "num_tokens": num_tokens,
+        "known_tokens": known_tokens,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "dtype": dtype,
@@ -79,7 +95,7 @@ def measure(
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
         "images_per_second": batch_size / median,
-        "tokens_per_second": batch_size * config.num_tokens / median,
+        "tokens_per_second": batch_size * (num_tokens - known_tokens) / median,
         "weights_mib": model.num_parameters() * bytes_each / 2**20,
         "cache_mib": cache / 2**20,
         "peak_memory_mib": _peak_memory(device) / 2**20,

@@ -83,6 +83,10 @@ def _add_bench_options(parser: argparse.ArgumentParser):
     parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 turns guidance off")
     parser.add_argument("--dtype", choices=TYPES, default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--grid-size", type=int, nargs=2, help="rows and columns of tokens (default: the trained ones)"
+    )
+    parser.add_argument("--known-tokens", type=int, default=0, help="tokens of each image that are given")
     parser.add_argument("--runs", type=int, default=3, help="timed runs after the warm-up")
 
 
@@ -121,6 +125,8 @@ def _bench(options: argparse.Namespace, rest: list[str]):
         dtype=options.dtype,
         device=options.device,
         runs=options.runs,
+        grid_size=options.grid_size,
+        known_tokens=options.known_tokens,
     )
     for name, value in result.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
