@@ -5,6 +5,8 @@ from diffusers.pipelines import pipeline_loading_utils
 from .code_export import save_with_code
 from .pipeline_randar import RandARPipeline
 from .pipeline_randar_extrapolation import RandARExtrapolationPipeline
+from .pipeline_randar_inpaint import RandARInpaintPipeline
+from .pipeline_randar_outpaint import RandAROutpaintPipeline
 
 
 # diffusers loads the components of a Hub repository only from libraries on this list.
@@ -13,4 +15,10 @@ pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = {
 }
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"])
 
-__all__ = ["RandARExtrapolationPipeline", "RandARPipeline", "save_with_code"]
+__all__ = [
+    "RandARExtrapolationPipeline",
+    "RandARInpaintPipeline",
+    "RandAROutpaintPipeline",
+    "RandARPipeline",
+    "save_with_code",
+]

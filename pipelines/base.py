@@ -1,6 +1,7 @@
 """What the pipelines share: components, labels, checks, and the way from tokens to images."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
@@ -9,6 +10,7 @@ from diffusers.image_processor import VaeImageProcessor
 
 from randar_hf.checks import is_finite, is_int
 from randar_hf.modeling_randar import RandARForCausalLM
+from randar_hf.randomness import check_generators
 from randar_hf.vq import decode_images, downsampling
 
 from .hub import HubMixin
@@ -107,6 +109,16 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {callback_on_step_end_tensor_inputs}."
             )
+
+    def check_settings(self, labels: list[int], known_mask: torch.BoolTensor, settings: dict[str, Any]):
+        """Raise what `generate` would for these settings, before the tokenizer runs and a generator is used."""
+        check_generators(settings["generator"], len(labels))
+        self.transformer.generation_steps(
+            labels,
+            known_tokens=torch.zeros_like(known_mask, dtype=torch.long),
+            known_mask=known_mask,
+            **{**settings, "generator": torch.Generator()},
+        )
 
     def decode_latents(self, latents: torch.LongTensor, height: int, width: int) -> torch.Tensor:
         """

@@ -22,6 +22,7 @@ from .sizes import check_size
 
 
 DROPOUT_TOKENS = ("all", "coarse")
+SIZE = "the size by `height` and `width`"
 
 
 class RandARExtrapolationPipeline(RandARBasePipeline):
@@ -121,11 +122,11 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         grid = self._check_grid(height, width)
         scale = self.transformer.generation_config.guidance_scale if guidance_scale is None else guidance_scale
         sequences = len(labels) * Guidance(scale, "constant", spatial_guidance_scale).branches
-        self.transformer.check_memory(sequences, grid[0] * grid[1])
+        self.transformer.check_memory(sequences, grid[0] * grid[1], argument=SIZE)
         finer = finer_grid(self.transformer.config.grid, *grid)
         check_choices(order, num_extrapolated, spatial_dropout_tokens)
         check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (len(labels), len(finer.positions)))
-        self.transformer.check_memory(sequences, len(finer.positions), len(finer.coarse_places))
+        self.transformer.check_memory(sequences, len(finer.positions), len(finer.coarse_places), SIZE)
         settings = {
             "guidance_scale": guidance_scale,
             "guidance_schedule": guidance_schedule,

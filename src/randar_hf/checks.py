@@ -41,10 +41,10 @@ def check_places_of_grid(grid_size: int | Sequence[int] | None, config: Any) -> 
     return grid
 
 
-def check_raster(order: torch.LongTensor, config: Any):
+def check_raster(order: torch.LongTensor, config: Any, rule: str = "`order` must be 'raster'"):
     """Raise a `ValueError` unless a model without position instructions gets the places in raster order."""
     if config.position_instruction == "none" and (order != torch.arange(order.shape[-1], device=order.device)).any():
-        raise ValueError("`order` must be 'raster' for a model without position instructions, got another order.")
+        raise ValueError(f"{rule} for a model without position instructions, which goes on with the next place.")
 
 
 def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:

@@ -6,6 +6,7 @@ from .checks import check_input_ids, check_labels_of, check_places_of_grid, chec
 from .devices import execution_device
 from .layout import repeated_layout
 from .orders import check_order, make_order
+from .randomness import check_generators
 
 
 class RandARFeatureMixin:
@@ -55,6 +56,7 @@ class RandARFeatureMixin:
             raise ValueError(f"`layer` must lie between {-depth - 1} and {depth}, got {layer!r}.")
         if not is_int(rounds) or rounds < 1:
             raise ValueError(f"`rounds` must be an int of at least 1, got {rounds!r}.")
+        check_generators(generator, len(input_ids))
         if order is None:
             order = "raster" if self.config.position_instruction == "none" else "random"
         if isinstance(order, str):

@@ -216,6 +216,7 @@ class RandARGenerationMixin:
         if guidance.uses_space and not isinstance(spatial_dropout, torch.Tensor):
             spatial_dropout = (uniform((num_tokens,), batch_size, generator) < spatial_dropout) & (tokens < 0)
         order, num_known = known_first(order, tokens >= 0)
+        check_raster(order, self.config, "`known_mask` must be true for the first tokens in raster order alone")
         num_unknown = [num_tokens - known for known in num_known]
         groups = [group_sizes(count, min(num_steps, count)) if count else [] for count in num_unknown]
         merged, device = self.base_model.merged, execution_device(self)
@@ -336,7 +337,7 @@ class RandARGenerationMixin:
             )
         return num_tokens
 
-    def check_memory(self, num_sequences: int, num_tokens: int, num_known: int = 0):
+    def check_memory(self, num_sequences: int, num_tokens: int, num_known: int = 0, argument: str = "`grid_size`"):
         """
         Raise a `ValueError` if decoding would not fit into memory, before anything is made for it.
 
@@ -344,13 +345,14 @@ class RandARGenerationMixin:
             num_sequences (`int`): images times sequences of guidance.
             num_tokens (`int`): tokens of one image.
             num_known (`int`): tokens of one image that are read in one pass.
+            argument (`str`): what gives the size, for the message.
         """
         config, slots = self.config, 1 if self.base_model.merged else 2
         head_dim = config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (slots * num_tokens + 1)
         states = (slots * num_known + 1) * (4 * config.hidden_size + 2 * config.intermediate_size)
         num_bytes = num_sequences * (cache + states) * self.dtype.itemsize
-        check_memory(num_tokens, num_bytes, execution_device(self))
+        check_memory(argument, num_tokens, num_bytes, execution_device(self))
 
     def adjust_generation_fn(
         self,

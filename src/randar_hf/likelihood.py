@@ -36,7 +36,7 @@ class RandARLikelihoodMixin:
         per_token: bool = False,
     ) -> torch.Tensor:
         """
-        How likely images are: log p(x | c) = sum_i log p(x_i | x_<i, c) in an order, or its mean over several (Eq. 2).
+        How likely images are: log p(x | c) = sum_i log p(x_i | x_<i, c) in an order (Eq. 4), or its mean over several.
 
         Every order gives a true likelihood; their mean is a lower bound of the log of their mean.
         `-log_likelihood / (num_dimensions * log(2))` are bits per dimension.
@@ -62,6 +62,11 @@ class RandARLikelihoodMixin:
         """
         height, width = check_places_of_grid(grid_size, self.config)
         input_ids, class_labels, known = self._check_images(input_ids, class_labels, known_mask, height * width)
+        if self.config.position_instruction == "none" and (known[:, 1:] > known[:, :-1]).any():
+            raise ValueError(
+                "`known_mask` must hold the first tokens in raster order for a model without position instructions, "
+                "got others."
+            )
         orders = self._list_orders(order, num_orders, height, width, len(input_ids), generator)
         total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
         mean = total / len(orders)  # (B, N)
@@ -127,7 +132,7 @@ class RandARLikelihoodMixin:
         How well each token of a finished image fits the others.
 
         The places are split at random into parts; each token is judged given all tokens outside its part, in one pass
-        for each part. As many parts as tokens judge each token given all others.
+        for each part, as a decoding step predicts it. As many parts as tokens judge each token given all others.
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
@@ -178,17 +183,17 @@ class RandARLikelihoodMixin:
         """The orders (B, N) to average over."""
         if not is_int(num_orders) or num_orders < 1:
             raise ValueError(f"`num_orders` must be an int of at least 1, got {num_orders!r}.")
-        device = execution_device(self)
+        check_generators(generator, batch_size)
         if isinstance(order, str):
-            if self.config.position_instruction == "none":
-                order = "raster"
-            check_generators(generator, batch_size)
-            return [make_order(order, height, width, batch_size, generator).to(device) for _ in range(num_orders)]
-        if num_orders != 1:
+            if order == "random" and self.config.position_instruction == "none":
+                order = "raster"  # the only order that such a model has
+            orders = [make_order(order, height, width, batch_size, generator) for _ in range(num_orders)]
+        elif num_orders != 1:
             raise ValueError(f"`num_orders` must be 1 for an order given as a tensor, got {num_orders}.")
-        order = check_order(order, height * width, batch_size)
-        check_raster(order, self.config)
-        return [order.expand(batch_size, -1).to(device)]
+        else:
+            orders = [check_order(order, height * width, batch_size)]
+        check_raster(orders[0], self.config)
+        return [ranks.to(execution_device(self)) for ranks in orders]
 
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""

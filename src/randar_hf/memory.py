@@ -4,11 +4,12 @@ import psutil
 import torch
 
 
-def check_memory(num_tokens: int, num_bytes: int, device: torch.device):
+def check_memory(argument: str, num_tokens: int, num_bytes: int, device: torch.device):
     """
     Raise a `ValueError` if decoding needs more memory than is free.
 
     Args:
+        argument (`str`): what gives the size, for the message.
         num_tokens (`int`): tokens of one image.
         num_bytes (`int`): bytes that decoding takes at least, beside the weights.
         device (`torch.device`): where it takes them; only the memory of CPUs and CUDA devices is known.
@@ -22,6 +23,6 @@ def check_memory(num_tokens: int, num_bytes: int, device: torch.device):
         return
     if num_bytes > free:
         raise ValueError(
-            f"`grid_size` gives {num_tokens} tokens an image, whose decoding takes at least "
+            f"{argument} gives {num_tokens} tokens an image, whose decoding takes at least "
             f"{num_bytes / 2**30:.3g} GiB for this batch; {free / 2**30:.3g} GiB are free."
         )

@@ -1,9 +1,12 @@
 """Drawing tokens of a finished image again. B images, N tokens of one image."""
 
+import math
+
 import torch
 
 from .checks import check_mask, is_finite, is_int
 from .likelihood import RandARLikelihoodMixin
+from .randomness import check_generators
 
 
 class RandARResamplingMixin(RandARLikelihoodMixin):
@@ -52,16 +55,31 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
             raise ValueError(f"`num_rounds` must be an int of at least 0, got {num_rounds!r}.")
         height, width = self._check_places(grid_size, rotary, "random")
         input_ids, class_labels, again = self._check_images(input_ids, class_labels, mask, height * width, "mask")
-        places = {"grid_size": grid_size, "rotary": rotary, "generator": generator}
+        places = {"grid_size": grid_size, "rotary": rotary}
         known = check_mask("known_mask", known_mask, input_ids.shape).to(input_ids.device)
-        count = ((~known).sum(dim=1, keepdim=True) * share).ceil()  # (B, 1)
+        check_generators(generator, len(input_ids))
+        # Nothing is left to draw here: this checks the settings, before the first round judges the tokens.
+        every, own = torch.ones_like(known), torch.Generator()
+        self.generation_steps(
+            class_labels, known_tokens=input_ids, known_mask=every, **places, generator=own, **settings
+        )
+        # Rounded first: 0.07 * 100 is a little more than 7, and no eighth token is meant.
+        counts = [math.ceil(round(unknown * share, 9)) for unknown in (~known).sum(dim=1).tolist()]
+        count = torch.tensor(counts, device=known.device)[:, None]  # (B, 1)
         for _ in range(num_rounds):
             if mask is None:
-                scores = self.token_log_likelihoods(input_ids, class_labels, num_parts, **places)  # (B, N)
+                scores = self.token_log_likelihoods(
+                    input_ids, class_labels, num_parts, **places, generator=generator
+                )  # (B, N)
                 ranks = scores.masked_fill(known, torch.inf).argsort(dim=1).argsort(dim=1)  # the worst has rank 0
                 again = ranks < count
             input_ids = self.generate(
-                class_labels, known_tokens=input_ids, known_mask=~again | known, **places, **settings
+                class_labels,
+                known_tokens=input_ids,
+                known_mask=~again | known,
+                **places,
+                generator=generator,
+                **settings,
             )
         return input_ids
 
