@@ -201,12 +201,14 @@ class RandARGenerationMixin:
         num_tokens = height * width
         class_labels = check_class_labels(class_labels, self.config.num_classes)
         batch_size = len(class_labels)
+        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
+        check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
+        is_mask = isinstance(known_mask, torch.Tensor) and known_mask.shape == (batch_size, num_tokens)
+        num_known = int(known_mask.sum(dim=1).max()) if is_mask else 0
+        self.check_memory(batch_size * guidance.branches, num_tokens, num_known)
         tokens = check_known_tokens(known_tokens, known_mask, batch_size, num_tokens, self.config.vocab_size)
         num_steps = self._check_num_steps(config, settings.get("num_inference_steps"), num_tokens)
-        check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
         check_generators(generator, batch_size)
-        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
-        self.check_memory(batch_size * guidance.branches, num_tokens, (tokens >= 0).sum(dim=1).max().item())
         if order is None or isinstance(order, str):
             order = make_order(config.order, height, width, batch_size, generator)
         else:
@@ -352,7 +354,7 @@ class RandARGenerationMixin:
         cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (slots * num_tokens + 1)
         states = (slots * num_known + 1) * (4 * config.hidden_size + 2 * config.intermediate_size)
         num_bytes = num_sequences * (cache + states) * self.dtype.itemsize
-        check_memory(argument, num_tokens, num_bytes, execution_device(self))
+        check_memory(num_tokens, num_bytes, execution_device(self), argument)
 
     def adjust_generation_fn(
         self,

@@ -4,15 +4,15 @@ import psutil
 import torch
 
 
-def check_memory(argument: str, num_tokens: int, num_bytes: int, device: torch.device):
+def check_memory(num_tokens: int, num_bytes: int, device: torch.device, argument: str = "`grid_size`"):
     """
     Raise a `ValueError` if decoding needs more memory than is free.
 
     Args:
-        argument (`str`): what gives the size, for the message.
         num_tokens (`int`): tokens of one image.
         num_bytes (`int`): bytes that decoding takes at least, beside the weights.
         device (`torch.device`): where it takes them; only the memory of CPUs and CUDA devices is known.
+        argument (`str`): what gives the size, for the message.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
