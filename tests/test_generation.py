@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.generation.streamers import BaseStreamer
 
 from randar_hf import RandARForCausalLM, RandARGenerationConfig
 from randar_hf.layout import Layout, list_slots
@@ -60,6 +61,12 @@ def test_plain_raster_model(make_model):
         model.generate([1], order="random")
     with pytest.raises(ValueError, match="num_inference_steps"):
         model.generate([1], num_inference_steps=4)
+    # It goes on with the next place, so it can complete a beginning and nothing else.
+    beginning = torch.arange(16).expand(2, -1) < torch.tensor([[3], [9]])
+    drawn = model.generate([1, 4], guidance_scale=1.0, do_sample=False, known_tokens=expected, known_mask=beginning)
+    assert torch.equal(drawn, expected)
+    with pytest.raises(ValueError, match="`known_mask`"):
+        model.generate([1, 4], known_tokens=expected, known_mask=~beginning)
 
 
 @torch.no_grad()
@@ -208,6 +215,43 @@ def test_changed_tokens_are_context(model):
     known[0, 0] = True
     expected = model.generate([0], known_tokens=torch.full((1, 16), 7), known_mask=known, **settings)
     assert torch.equal(state.tokens, expected)
+
+
+class Recorder(BaseStreamer):
+    """Keep what a streamer gets."""
+
+    def __init__(self):
+        self.seen, self.ended = [], 0
+
+    def put(self, value):
+        assert not self.ended
+        self.seen.append(value.clone())
+
+    def end(self):
+        self.ended += 1
+
+
+def test_a_streamer_sees_the_image_appear(model, generators):
+    tokens = torch.randint(32, (2, 16), generator=torch.Generator().manual_seed(0))
+    known = torch.arange(16)[None] < torch.tensor([[0], [10]])
+    streamer = Recorder()
+    settings = {"known_tokens": tokens, "known_mask": known, "num_inference_steps": 5}
+    drawn = model.generate([0, 1], streamer=streamer, generator=generators(2), **settings)
+    assert streamer.ended == 1 and len(streamer.seen) == 6
+    assert torch.equal(drawn, model.generate([0, 1], generator=generators(2), **settings))
+    for before, after in zip(streamer.seen, streamer.seen[1:]):
+        assert before.shape == (2, 16) and (after >= 0).sum() > (before >= 0).sum()
+        assert torch.equal(after[before >= 0], before[before >= 0])
+    assert torch.equal(streamer.seen[0], tokens.masked_fill(~known, -1)) and torch.equal(streamer.seen[-1], drawn)
+    states = model.generation_steps([0, 1], generator=generators(2), **settings)
+    assert all(torch.equal(state.tokens, seen) for state, seen in zip(states, streamer.seen, strict=True))
+
+
+def test_a_streamer_of_an_image_that_is_known_sees_it_once(model):
+    tokens, streamer = torch.arange(16)[None], Recorder()
+    known = torch.ones(1, 16, dtype=torch.bool)
+    assert torch.equal(model.generate([0], known_tokens=tokens, known_mask=known, streamer=streamer), tokens)
+    assert streamer.ended == 1 and len(streamer.seen) == 1 and torch.equal(streamer.seen[0], tokens)
 
 
 def test_guidance_cannot_start_on_the_way(model):

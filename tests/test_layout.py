@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from randar_hf.layout import decoding_steps, list_slots, training_layout
+from randar_hf.layout import (
+    decoding_steps,
+    list_slots,
+    longest_sequence,
+    parallel_layout,
+    repeated_layout,
+    training_layout,
+)
 
 
 N = 4
@@ -56,3 +63,48 @@ def test_images_with_unequal_unknown_tokens_are_padded():
 def test_groups_must_sum_to_the_unknown_tokens():
     with pytest.raises(ValueError, match="group_sizes"):
         decoding_steps([1], [[1, 1]], N, False, "cpu")
+
+
+def test_the_sequence_read_twice_interleaves():
+    layout = repeated_layout(N, 2, merged=False)
+    one_round = [NOTHING, 0, NOTHING, 1, NOTHING, 2, NOTHING, 3]
+    assert layout.carried.tolist() == [[CLASS, *one_round, *one_round[:-1]]]
+    assert layout.predicted.tolist() == [[NONE, *[0, NONE, 1, NONE, 2, NONE, 3, NONE] * 2][:-1]]
+    assert layout.queries.tolist() == [9, 11, 13, 15]
+
+
+def test_the_merged_sequence_read_twice_goes_on_with_its_last_token():
+    layout = repeated_layout(N, 2, merged=True)
+    assert layout.carried.tolist() == [[CLASS, 0, 1, 2, 3, 0, 1, 2]]
+    assert layout.predicted.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
+    assert layout.queries.tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_sequence_read_once_is_that_of_training(merged):
+    for first, second in zip(repeated_layout(N, 1, merged), training_layout(N, merged), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("group", [1, 3, 4])
+def test_a_parallel_layout_is_a_first_step_with_known_tokens(merged, group):
+    layout = parallel_layout(N, group, merged)
+    (step,) = decoding_steps([N - group], [[group]], N, merged, "cpu")
+    for first, second in zip(layout, step.layout, strict=True):
+        assert torch.equal(first, second)
+    assert layout.predicted[0, layout.queries].tolist() == list(range(N - group, N))
+    if group == 1:
+        assert torch.equal(layout.carried, training_layout(N, merged).carried)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(("known", "groups"), [([0], [[1, 1, 1, 1]]), ([0], [[1, 3]]), ([3, 1, 4], [[1], [1, 2], []])])
+def test_the_cache_never_holds_more_than_the_longest_sequence(merged, known, groups):
+    steps, length, lengths = decoding_steps(known, groups, N, merged, "cpu"), 0, []
+    for step in steps:
+        length += step.layout.carried.shape[1]
+        lengths.append(length)
+        length -= step.num_rewound
+    assert longest_sequence(steps) == max(lengths)
+    assert longest_sequence([]) == 0

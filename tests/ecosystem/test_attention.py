@@ -1,0 +1,61 @@
+"""Attention backends: the same tokens from each of them, whatever the images know."""
+
+import pytest
+import torch
+
+from randar_hf import RandARForCausalLM
+
+
+BACKENDS = ["eager", "sdpa", "flex_attention"]
+GREEDY = {"order": "raster", "do_sample": False}
+LABELS = torch.tensor([0, 1, 2])
+
+
+def draw_knowledge():
+    """Tokens of three images, of which 0, 5 and 11 are known."""
+    known_mask = torch.zeros(3, 16, dtype=torch.bool)
+    known_mask[1, :5] = known_mask[2, 2:13] = True
+    return torch.randint(32, (3, 16), generator=torch.Generator().manual_seed(0)), known_mask
+
+
+def generate_one_by_one(model, known_tokens, known_mask, **settings):
+    images = zip(LABELS.split(1), known_tokens.split(1), known_mask.split(1), strict=True)
+    return torch.cat(
+        [
+            model.generate(label, known_tokens=tokens, known_mask=mask, **settings, **GREEDY)
+            for label, tokens, mask in images
+        ]
+    )
+
+
+def generate_together(model, known_tokens, known_mask, **settings):
+    return model.generate(LABELS, known_tokens=known_tokens, known_mask=known_mask, **settings, **GREEDY)
+
+
+@pytest.fixture
+def load(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    return lambda backend: RandARForCausalLM.from_pretrained(tmp_path, attn_implementation=backend)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_ragged_batch_equals_its_images_alone(load, backend, guidance_scale):
+    settings = {"num_inference_steps": 5, "guidance_scale": guidance_scale}
+    model, knowledge = load(backend), draw_knowledge()
+    assert model.config._attn_implementation == backend
+    expected = generate_one_by_one(load("eager"), *knowledge, **settings)
+    with torch.compiler.set_stance("force_eager"):  # spares flex_attention its minute of compiling
+        tokens = generate_together(model, *knowledge, **settings)
+    assert torch.equal(tokens, expected)
+
+
+@pytest.mark.slow
+def test_compiled_flex_attention_decodes_a_ragged_batch(load):
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    knowledge = draw_knowledge()
+    expected = generate_one_by_one(load("eager"), *knowledge, **settings)
+    torch._dynamo.reset()
+    # With dynamic shapes torch 2.13 writes C++ for the CPU that names undeclared variables.
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        assert torch.equal(generate_together(load("flex_attention"), *knowledge, **settings), expected)

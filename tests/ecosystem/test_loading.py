@@ -1,0 +1,96 @@
+"""Weights in another type, spread by a device map, and cut into several files."""
+
+import pytest
+import torch
+
+from randar_hf import RandARForCausalLM
+from randar_hf.pipelines import RandARPipeline
+
+
+GREEDY = {"order": "raster", "do_sample": False, "num_inference_steps": 6}
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def pipe(model, vqvae):
+    pipe = RandARPipeline(transformer=model, vqvae=vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw_tokens(batch_size=3):
+    return torch.randint(32, (batch_size, 16), generator=torch.Generator().manual_seed(0))
+
+
+def relative_error(rounded, exact):
+    return ((rounded.float() - exact).square().mean().sqrt() / exact.std()).item()
+
+
+def test_bfloat16_stays_close_to_float32(model, folder):
+    half = RandARForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        rounded, exact = (m(draw_tokens(), torch.tensor([0, 1, 5])).logits for m in (half, model))
+    assert rounded.dtype == torch.bfloat16
+    assert 0 < relative_error(rounded, exact) < 0.03
+    tokens = half.generate([0, 1], **GREEDY)
+    assert tokens.dtype == torch.int64 and tokens.min() >= 0 and tokens.max() < 32
+
+
+def test_positions_stay_float32_in_a_bfloat16_model(model, folder):
+    half = RandARForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    seen = []
+    for candidate in (model, half):
+        candidate.model.layers[-1].register_forward_pre_hook(lambda module, args: seen.append(args))
+        candidate.generate([0], num_inference_steps=1, order="raster", do_sample=False, guidance_scale=1.0)
+    (exact_states, exact_rotary), (states, rotary) = seen
+    assert (exact_states.dtype, states.dtype) == (torch.float32, torch.bfloat16)
+    assert rotary.dtype == torch.float32 and torch.equal(rotary, exact_rotary)
+
+
+def test_pipeline_in_bfloat16(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    half = RandARPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert {weight.dtype for part in (half.transformer, half.vqvae) for weight in part.parameters()} == {
+        torch.bfloat16
+    }
+    tokens = half([0, 1], num_inference_steps=6, output_type="latent").images
+    assert tokens.shape == (2, 16) and tokens.min() >= 0 and tokens.max() < 32
+    assert relative_error(half.decode_latents(tokens, 4, 4), pipe.decode_latents(tokens, 4, 4)) < 0.03
+    assert half([0, 1], num_inference_steps=6).images[1].size == (16, 16)
+
+
+@pytest.mark.parametrize("max_memory", [None, {"cpu": 60_000}, {"cpu": 1_000}])
+def test_device_map_auto(model, folder, tmp_path, max_memory):
+    loaded = RandARForCausalLM.from_pretrained(
+        folder, device_map="auto", max_memory=max_memory, offload_folder=tmp_path / "offload"
+    )
+    assert any(weight.is_meta for weight in loaded.parameters()) == (max_memory is not None)  # the rest is on disk
+    assert torch.equal(loaded.generate([0, 1], **GREEDY), model.generate([0, 1], **GREEDY))
+
+
+def test_shards_hold_the_same_model(model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 3 and not (tmp_path / "model.safetensors").exists()
+    loaded = RandARForCausalLM.from_pretrained(tmp_path)
+    assert model.state_dict().keys() == loaded.state_dict().keys()
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert torch.equal(loaded.generate([0, 1], **GREEDY), model.generate([0, 1], **GREEDY))
+
+
+def test_shards_of_a_pipeline(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert all(len(list((tmp_path / part).glob("*-of-*.safetensors"))) > 3 for part in ("transformer", "vqvae"))
+    loaded = RandARPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    images = [
+        p([0, 1], num_inference_steps=6, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        for p in (pipe, loaded)
+    ]
+    assert torch.equal(*images)
