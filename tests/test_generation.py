@@ -349,3 +349,13 @@ def test_unknown_arguments_are_refused(model):
 def test_wrong_types_are_named(model, named):
     with pytest.raises(TypeError, match=f"`{named}`"):
         model.generate([0], **{named: 3})
+
+
+def test_what_is_no_streamer_and_no_table(model):
+    model.forward = None  # nothing runs
+    with pytest.raises(TypeError, match="`streamer` must be a BaseStreamer"):
+        model.generate([0], streamer=print)
+    table = model.model.rotary_table(4, 4, "cpu")
+    for wrong in (table[-1:], table.long(), table[..., 0], "table"):
+        with pytest.raises(ValueError, match="`rotary` must be a table"):
+            model.generate([0], rotary=wrong, order="random")

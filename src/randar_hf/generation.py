@@ -141,6 +141,8 @@ class RandARGenerationMixin:
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
+        if streamer is not None and not isinstance(streamer, BaseStreamer):
+            raise TypeError(f"`streamer` must be a BaseStreamer of transformers, got {streamer!r}.")
         states = self.generation_steps(
             class_labels,
             order=order,
@@ -313,7 +315,8 @@ class RandARGenerationMixin:
         if grid_size is not None:
             raise ValueError("`grid_size` and `rotary` exclude each other, got both.")
         width = self.config.hidden_size // self.config.num_attention_heads // 2
-        if not isinstance(rotary, torch.Tensor) or rotary.ndim != 3 or rotary.shape[1:] != (width, 2):
+        is_table = isinstance(rotary, torch.Tensor) and rotary.ndim == 3 and rotary.shape[1:] == (width, 2)
+        if not is_table or len(rotary) < 2 or not rotary.is_floating_point():
             raise ValueError(
                 f"`rotary` must be a table of the shape (places + 1, {width}, 2), "
                 f"got {tuple(rotary.shape) if isinstance(rotary, torch.Tensor) else rotary!r}."
