@@ -5,6 +5,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from randar_hf.checks import check_path
+
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
@@ -27,7 +29,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no list of names, a name is empty, or ids do not count up from 0.
     """
-    path = Path(path)
+    path = check_path("class_names", path)
     if not path.is_file():
         raise FileNotFoundError(f"`class_names` must be a file, found none at {str(path)!r}.")
     try:

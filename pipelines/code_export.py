@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
+from randar_hf.checks import check_path
 from randar_hf.configuration_randar import RandARConfig
 from randar_hf.modeling_randar import RandARForCausalLM, RandARModel
 
@@ -38,7 +39,7 @@ def save_with_code(pipeline: DiffusionPipeline, save_directory: str | os.PathLik
     """
     if not isinstance(pipeline, DiffusionPipeline) or Path(inspect.getfile(type(pipeline))).parent != PIPELINES:
         raise TypeError(f"`pipeline` must be a pipeline of randar_hf, got {type(pipeline).__name__}.")
-    folder = Path(save_directory)
+    folder = check_path("save_directory", save_directory)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"`save_directory` must be empty or new, got {str(folder)!r}, which holds files.")
     transformer, model = folder / "transformer", type(pipeline.transformer)

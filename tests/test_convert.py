@@ -196,6 +196,13 @@ def test_wrong_input_is_one_line_and_leaves_nothing(published_files, tmp_path, c
     assert left_in(tmp_path) == before
 
 
+def test_what_is_no_path(published_files):
+    with pytest.raises(TypeError, match="`output` must be a path, got 3"):
+        convert_checkpoint(*published_files(), 3)
+    with pytest.raises(TypeError, match="`class_names` must be a path"):
+        convert_checkpoint(*published_files(), "out", class_names=["cat"])
+
+
 def test_no_space_left(published_files, tmp_path, monkeypatch, capsys):
     checkpoint, tokenizer = published_files()
     command = [checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", 4]

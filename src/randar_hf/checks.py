@@ -1,7 +1,9 @@
 """Checks of what callers of generation give: each answers with one error that names the argument."""
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,13 @@ def is_int(value: Any) -> bool:
 def is_finite(value: Any) -> bool:
     """Whether a value is a number, and neither infinite nor NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_path(name: str, path: Any) -> Path:
+    """A path of a file or folder; raises a `TypeError` that names the argument for anything else."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a path, got {path!r}.")
+    return Path(path)
 
 
 def is_pair(value: Any) -> bool:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 
+from .checks import check_path
 from .conversion import (
     check_class_names,
     convert_model,
@@ -54,7 +55,7 @@ def convert_checkpoint(
         ValueError: for a file that is damaged or of another kind, files that do not fit each other, an `output` that
             exists, or one that cannot be written. No folder is left behind then, and an existing one stays.
     """
-    output = Path(output)
+    output = check_path("output", output)
     _check_output(output, overwrite, (checkpoint, tokenizer))
     names = None if class_names is None else read_class_names(class_names)
     published = find_published(checkpoint)

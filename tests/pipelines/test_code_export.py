@@ -71,6 +71,8 @@ def test_the_card_says_how(pipe, tmp_path):
 def test_wrong_input(pipe, tmp_path):
     with pytest.raises(TypeError, match="`pipeline` must be a pipeline of randar_hf, got str"):
         save_with_code("pipe", tmp_path / "export")
+    with pytest.raises(TypeError, match="`save_directory` must be a path, got None"):
+        save_with_code(pipe, None)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="`save_directory` must be empty or new"):
         save_with_code(pipe, tmp_path)
