@@ -15,6 +15,7 @@ from randar_hf.vq import decode_images, downsampling
 
 from .hub import HubMixin
 from .labels import find_label_id, list_labels
+from .sizes import check_size
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -109,6 +110,15 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, "
                 f"got {callback_on_step_end_tensor_inputs}."
             )
+
+    def _check_grid(self, height: int | None, width: int | None, default_factor: int = 1) -> tuple[int, int]:
+        """Rows and columns of tokens for a size in pixels; by default those of the trained grid times a factor."""
+        multiple = self.image_processor.config.vae_scale_factor
+        sides = zip(("height", "width"), (height, width), self.transformer.config.grid, strict=True)
+        return tuple(
+            default_factor * side if pixels is None else check_size(name, pixels, multiple)
+            for name, pixels, side in sides
+        )
 
     def check_settings(self, labels: list[int], known_mask: torch.BoolTensor, settings: dict[str, Any]):
         """Raise what `generate` would for these settings, before the tokenizer runs and a generator is used."""

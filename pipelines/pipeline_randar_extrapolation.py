@@ -18,7 +18,6 @@ from randar_hf.randomness import check_generators, uniform
 from randar_hf.rotary import grid_positions
 
 from .base import RandARBasePipeline
-from .sizes import check_size
 
 
 DROPOUT_TOKENS = ("all", "coarse")
@@ -119,7 +118,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         )
         labels = [label for label in self.get_label_ids(class_labels) for _ in range(num_images_per_prompt)]
         check_generators(generator, len(labels))
-        grid = self._check_grid(height, width)
+        grid = self._check_grid(height, width, default_factor=2)
         scale = self.transformer.generation_config.guidance_scale if guidance_scale is None else guidance_scale
         sequences = len(labels) * Guidance(scale, "constant", spatial_guidance_scale).branches
         self.transformer.check_memory(sequences, grid[0] * grid[1], argument=SIZE)
@@ -149,14 +148,6 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
                 latents, labels, share=refine_share, num_rounds=refine, rotary=stages.cell_table(), **settings
             )
         return self._finish(latents, grid, output_type, return_dict)
-
-    def _check_grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Rows and columns of tokens for a size in pixels, by default twice the trained one."""
-        multiple = self.image_processor.config.vae_scale_factor
-        sides = zip(("height", "width"), (height, width), self.transformer.config.grid, strict=True)
-        return tuple(
-            2 * side if pixels is None else check_size(name, pixels, multiple) for name, pixels, side in sides
-        )
 
     def _num_fitting(self) -> int:
         """The rotary frequencies that turn at least once within the trained grid."""

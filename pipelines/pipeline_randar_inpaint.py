@@ -13,7 +13,6 @@ from randar_hf.vq import encode_images
 from .base import RandARBasePipeline
 from .masks import choose_share, composite, resize, seam_weights, tokens_under
 from .pictures import Picture, read_images, read_pictures, spread, to_output
-from .sizes import check_size
 
 
 logger = logging.get_logger(__name__)
@@ -163,12 +162,6 @@ class RandARInpaintPipeline(RandARBasePipeline):
             output = to_output(self._paint(latents, grid, spread(images, len(labels)), weights), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=output) if return_dict else (output,)
-
-    def _check_grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Rows and columns of tokens of the working size in pixels, by default the trained ones."""
-        multiple = self.image_processor.config.vae_scale_factor
-        sides = zip(("height", "width"), (height, width), self.transformer.config.grid, strict=True)
-        return tuple(side if pixels is None else check_size(name, pixels, multiple) for name, pixels, side in sides)
 
     def _check_sizes(self, images: list[torch.Tensor], masks: list[torch.Tensor], output_type: str):
         """Raise a `ValueError` for an image smaller than a token, a mask of another size, or results of many sizes."""
