@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from randar_hf.layout import Layout, repeated_layout
+from randar_hf.layout import Layout, SequenceForm, repeated_layout
 from randar_hf.orders import make_order
 
 
@@ -65,7 +65,7 @@ def test_the_sequence_of_equation_8(model, rounds, layer):
     states = hidden_states(model, tokens, labels, order, layout)[layer][:, layout.queries]
     found = model.extract_features(tokens, labels, layer, rounds, order=order)
     torch.testing.assert_close(found, to_raster(states, order), atol=1e-5, rtol=1e-5)
-    assert len(repeated_layout(N, rounds, False).carried[0]) == 2 * N * rounds
+    assert len(repeated_layout(N, rounds, SequenceForm()).carried[0]) == 2 * N * rounds
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

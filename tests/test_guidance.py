@@ -111,7 +111,7 @@ def test_a_token_left_out_is_all_zeros(model):
 @torch.no_grad()
 def generate_without_cache(model, labels, order, groups, scale, spatial_scale, dropped, known=None, tokens=None):
     """Both equations written from scratch: every step runs three whole sequences, one image at a time."""
-    images, merged = [], model.model.merged
+    images, form = [], model.model.form
     for i, places in enumerate(order):
         image, mask = torch.full((1, N), -1), dropped[i : i + 1]
         done = 0
@@ -120,7 +120,7 @@ def generate_without_cache(model, labels, order, groups, scale, spatial_scale, d
             image[0, known[i]] = tokens[i, known[i]]
             done = int(known[i].sum())
         for size in groups[i]:
-            slots = torch.tensor(list_slots(None, done, done + size, N, merged))[None]
+            slots = torch.tensor(list_slots(None, done, done + size, N, form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.arange(slots.shape[1] - size, slots.shape[1]))
 
             def predict(ids, label, layout=layout, places=places):

@@ -84,7 +84,7 @@ def test_the_cache_fits_into_what_was_named(make_model, free, kind):
     # With a token a step the cache is as long as it can be.
     model = make_model(position_instruction=kind)
     gib = needed(model, free, guidance_scale=1.0)
-    steps = decoding_steps([0], [group_sizes(16, 16)], 16, model.model.merged, "cpu")
+    steps = decoding_steps([0], [group_sizes(16, 16)], 16, model.model.form, "cpu")
     cache = 2 * 2 * 32 * 4 * longest_sequence(steps)
     assert cache <= 1.01 * gib * 2**30 < 2.5 * cache
 

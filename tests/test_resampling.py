@@ -266,5 +266,5 @@ def test_unknown_settings_are_refused(model):
 
 
 def test_a_plain_raster_model_cannot_judge_tokens_given_all_others(make_model):
-    with pytest.raises(ValueError, match="position instructions"):
+    with pytest.raises(ValueError, match="a model of any order"):
         make_model(position_instruction="none").refine(*draw_images())

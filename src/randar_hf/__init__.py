@@ -1,4 +1,4 @@
-"""RandAR: autoregressive image generation in any order, for transformers and diffusers."""
+"""RandAR and RAR: autoregressive image generation in any order, for transformers and diffusers."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from . import orders, schedules, vq
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
+from .configuration_rar import RARConfig
 from .generation import GenerationState
 from .modeling_randar import RandARForCausalLM, RandARModel, RandARPreTrainedModel
+from .modeling_rar import RARForCausalLM, RARModel, RARPreTrainedModel
 
 
 __version__ = "0.1.0"
@@ -16,6 +18,9 @@ __version__ = "0.1.0"
 AutoConfig.register("randar", RandARConfig, exist_ok=True)
 AutoModel.register(RandARConfig, RandARModel, exist_ok=True)
 AutoModelForCausalLM.register(RandARConfig, RandARForCausalLM, exist_ok=True)
+AutoConfig.register("rar", RARConfig, exist_ok=True)
+AutoModel.register(RARConfig, RARModel, exist_ok=True)
+AutoModelForCausalLM.register(RARConfig, RARForCausalLM, exist_ok=True)
 
 
 def demo_checkpoint() -> str:
@@ -25,6 +30,10 @@ def demo_checkpoint() -> str:
 
 __all__ = [
     "GenerationState",
+    "RARConfig",
+    "RARForCausalLM",
+    "RARModel",
+    "RARPreTrainedModel",
     "RandARConfig",
     "RandARForCausalLM",
     "RandARGenerationConfig",

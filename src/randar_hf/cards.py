@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
 
 from .configuration_generation import RandARGenerationConfig
-from .configuration_randar import RandARConfig
 
 
 RANDAR_CITATION = """@article{pang2024randar,
@@ -22,6 +22,12 @@ LLAMAGEN_CITATION = """@article{sun2024autoregressive,
   journal={arXiv preprint arXiv:2406.06525},
   year={2024}
 }"""  # noqa: E501
+RAR_CITATION = """@article{yu2024randomized,
+  title={Randomized Autoregressive Visual Generation},
+  author={Yu, Qihang and He, Ju and Deng, Xueqing and Shen, Xiaohui and Chen, Liang-Chieh},
+  journal={arXiv preprint arXiv:2411.00776},
+  year={2024}
+}"""
 
 TEMPLATE = """---
 {{ card_data }}
@@ -41,9 +47,9 @@ authors of [{{ origin.source.removeprefix("https://") }}]({{ origin.source }}), 
 Through `randar_hf`:
 
 ```python
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import {{ pipeline }}
 
-pipe = RandARPipeline.from_pretrained("{{ repo_id }}"{{ trust }})
+pipe = {{ pipeline }}.from_pretrained("{{ repo_id }}"{{ trust }})
 image = pipe({{ label }}).images[0]
 ```
 
@@ -71,17 +77,21 @@ tokens = model.generate([0])  # (1, {{ height * width }}), in raster order
 ```
 {% if not pixels %}
 The tokens become an image through the tokenizer that the model was trained with, a `diffusers.VQModel`, by
-`randar_hf.vq.decode_images`, or in a pipeline: `RandARPipeline(transformer=model, vqvae=tokenizer)`.
+`randar_hf.vq.decode_images`, or in a pipeline: `{{ pipeline }}(transformer=model, vqvae=tokenizer)`.
 {% endif %}
 ## Details
 
 | | |
 | --- | --- |
 | layers, width, heads | {{ layers }}, {{ hidden_size }}, {{ heads }} |
-| position instruction | {{ position_instruction }} |
+{% for name, value in details -%}
+| {{ name }} | {{ value }} |
+{% endfor -%}
 | tokens | {{ height }} x {{ width }} of {{ vocab_size }} kinds |
 | generation by default | order {{ generation.order }}, {{ generation.num_inference_steps }} steps, \
-{{ generation.guidance_schedule }} guidance of {{ generation.guidance_scale }} |
+{{ generation.guidance_schedule }} guidance of {{ generation.guidance_scale }}\
+{% if generation.guidance_schedule == "power_cosine" %} with the power {{ generation.guidance_power }}{% endif %}\
+{% if generation.temperature != 1 %}, temperature {{ generation.temperature }}{% endif %} |
 
 ## Results
 
@@ -116,6 +126,31 @@ training pictures. Nothing on this card says how it does on other data.
 
 
 @dataclass(frozen=True)
+class Family:
+    """
+    What the cards of one kind of model say.
+
+    Attributes:
+        kind (`str`): the kind, and its paper.
+        tag (`str`): its tag on the Hub.
+        citation (`str`): the paper in BibTeX.
+        pipeline (`str`): the class of its pipeline.
+    """
+
+    kind: str
+    tag: str
+    citation: str
+    pipeline: str
+
+
+FAMILIES = {
+    "randar": Family("A RandAR model (arXiv 2412.01827)", "randar", RANDAR_CITATION, "RandARPipeline"),
+    "llamagen": Family("A LlamaGen model (arXiv 2406.06525)", "llamagen", LLAMAGEN_CITATION, "RandARPipeline"),
+    "rar": Family("A RAR model (arXiv 2411.00776)", "rar", RAR_CITATION, "RARPipeline"),
+}
+
+
+@dataclass(frozen=True)
 class Origin:
     """
     Where published weights come from, and what their authors report.
@@ -145,7 +180,7 @@ class Origin:
 
 def make_card(
     repo_id: str,
-    config: RandARConfig,
+    config: PreTrainedConfig,
     generation_config: RandARGenerationConfig,
     num_parameters: int,
     pixels: tuple[int, int] | None = None,
@@ -158,7 +193,7 @@ def make_card(
 
     Args:
         repo_id (`str`): what `from_pretrained` is to be called with.
-        config ([`RandARConfig`]): the model's configuration.
+        config ([`RandARConfig`] or [`RARConfig`]): the model's configuration.
         generation_config ([`RandARGenerationConfig`]): its defaults of generation.
         num_parameters (`int`): its size.
         pixels (`(int, int)`, *optional*): height and width of the pipeline's images.
@@ -169,7 +204,7 @@ def make_card(
     Returns:
         `huggingface_hub.ModelCard`: the card, rendered.
     """
-    is_raster = config.position_instruction == "none"
+    family, details = _describe(config)
     height, width = config.grid
     title = origin.name if origin else repo_id.rstrip("/").split("/")[-1]
     data = ModelCardData(
@@ -180,14 +215,15 @@ def make_card(
         license=origin.license if origin else None,
         model_name=title if origin else None,
         pipeline_tag="unconditional-image-generation",
-        tags=["llamagen" if is_raster else "randar", "autoregressive", "image-generation", "class-conditional"],
+        tags=[family.tag, "autoregressive", "image-generation", "class-conditional"],
     )
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE,
         repo_id=repo_id,
         title=title,
-        kind="A LlamaGen model (arXiv 2406.06525)" if is_raster else "A RandAR model (arXiv 2412.01827)",
+        kind=family.kind,
+        pipeline=family.pipeline,
         parameters=num_parameters,
         num_classes=config.num_classes,
         height=height,
@@ -202,11 +238,24 @@ def make_card(
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
-        position_instruction=config.position_instruction,
+        details=details,
         vocab_size=config.vocab_size,
         generation=generation_config,
-        citation=LLAMAGEN_CITATION if is_raster else RANDAR_CITATION,
+        citation=family.citation,
     )
+
+
+def _describe(config: PreTrainedConfig) -> tuple[Family, list[tuple[str, str]]]:
+    """The family of a model, and the rows of details that only its family has."""
+    if config.model_type == "rar":
+        positions = "merged, so that no other order is left" if config.merged_positions else "of tokens and of targets"
+        annealed = f", {config.random_ratio:.0%} of the images permuted" if config.random_ratio > 0 else ""
+        return FAMILIES["rar"], [
+            ("order at the end of training", f"{config.scan_order}{annealed}"),
+            ("position embeddings", positions),
+        ]
+    family = FAMILIES["llamagen" if config.position_instruction == "none" else config.model_type]
+    return family, [("position instruction", config.position_instruction)]
 
 
 def _eval_results(origin: Origin) -> list[EvalResult]:
@@ -233,3 +282,13 @@ def replace_generated_card(folder: str, make: Callable[[], ModelCard]):
     path = Path(folder) / "README.md"
     if not path.exists() or "has been automatically generated" in path.read_text(encoding="utf-8"):
         make().save(path)
+
+
+class CardMixin:
+    """Gives a model's repository on the Hub its card."""
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+        """Upload a model card of this model where the repository has none."""
+        generation = getattr(self, "generation_config", None) or RandARGenerationConfig.from_model_config(self.config)
+        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, generation, self.num_parameters()))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)

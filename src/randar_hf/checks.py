@@ -40,20 +40,14 @@ def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def check_places_of_grid(grid_size: int | Sequence[int] | None, config: Any) -> tuple[int, int]:
-    """Rows and columns: any with rotary position instructions, the trained ones by default or with an embedding."""
-    grid, kind = config.grid if grid_size is None else check_grid_size(grid_size), config.position_instruction
-    if kind in ("dense", "merge") and grid != config.grid:
+    """Rows and columns: the trained ones by default, and always where each place has an embedding."""
+    grid = config.grid if grid_size is None else check_grid_size(grid_size)
+    if config.has_place_embeddings and grid != config.grid:
         raise ValueError(
-            f"`grid_size` must be the trained {config.grid} for a model with `position_instruction={kind!r}`, "
-            f"which has an embedding for each of its places, got {grid}."
+            f"`grid_size` must be the trained {config.grid} for a model with an embedding for each of its places, "
+            f"got {grid}."
         )
     return grid
-
-
-def check_raster(order: torch.LongTensor, config: Any, rule: str = "`order` must be 'raster'"):
-    """Raise a `ValueError` unless a model without position instructions gets the places in raster order."""
-    if config.position_instruction == "none" and (order != torch.arange(order.shape[-1], device=order.device)).any():
-        raise ValueError(f"{rule} for a model without position instructions, which goes on with the next place.")
 
 
 def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:

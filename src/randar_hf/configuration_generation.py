@@ -17,7 +17,10 @@ class RandARGenerationConfig(GenerationConfig):
         order (`str`): name of the decoding order, see [`~randar_hf.orders.make_order`].
         num_inference_steps (`int`): decoding steps, at least 1; images with fewer tokens take a step per token.
         guidance_scale (`float`): scale of classifier-free guidance, at least 0; 1 turns it off.
-        guidance_schedule (`str`): `"linear"` grows from 1 to the scale as tokens become known, `"constant"` stays.
+        guidance_schedule (`str`): `"linear"` grows from 1 to the scale as tokens become known, `"constant"` stays,
+            `"power_cosine"` grows late.
+        guidance_power (`float`): exponent of `"power_cosine"`, at least 0; see
+            [`~randar_hf.schedules.guidance_weight`].
         do_sample (`bool`): draw tokens; otherwise the most likely one is taken.
         temperature (`float`): divides the logits, above 0.
         top_k (`int`): only the k most likely tokens are drawn; 0 for all.
@@ -32,6 +35,7 @@ class RandARGenerationConfig(GenerationConfig):
         num_inference_steps: int = 88,
         guidance_scale: float = 4.0,
         guidance_schedule: str = "linear",
+        guidance_power: float = 1.0,
         do_sample: bool = True,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -45,6 +49,7 @@ class RandARGenerationConfig(GenerationConfig):
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self.guidance_schedule = guidance_schedule
+        self.guidance_power = guidance_power
         self.do_sample = do_sample
         self.temperature = temperature
         self.top_k = top_k
@@ -66,6 +71,8 @@ class RandARGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"`guidance_schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {self.guidance_schedule!r}."
             )
+        if not is_finite(self.guidance_power) or self.guidance_power < 0:
+            raise ValueError(f"`guidance_power` must be a finite number of at least 0, got {self.guidance_power!r}.")
         if not isinstance(self.do_sample, bool):
             raise ValueError(f"`do_sample` must be True or False, got {self.do_sample!r}.")
         if not is_finite(self.temperature) or self.temperature <= 0:
@@ -80,10 +87,8 @@ class RandARGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config) -> "RandARGenerationConfig":
-        """The defaults for a model: the paper's, with no more steps than tokens; raster for a plain raster model."""
-        if model_config.position_instruction == "none":
-            return cls(order="raster", num_inference_steps=model_config.num_tokens, _from_model_config=True)
-        return cls(num_inference_steps=min(88, model_config.num_tokens), _from_model_config=True)
+        """The defaults for a model, which its configuration knows."""
+        return cls(**model_config.generation_defaults, _from_model_config=True)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """All settings: what to leave out would be judged by the parent's defaults, which are those of text."""

@@ -1,5 +1,7 @@
 """Configuration of RandAR models."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -90,6 +92,28 @@ class RandARConfig(PreTrainedConfig):
     def num_tokens(self) -> int:
         """Tokens of one image on the trained grid."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def fixed_order(self) -> str | None:
+        """The one order in which the model generates, `None` if it can do so in any."""
+        return "raster" if self.position_instruction == "none" else None
+
+    @property
+    def only_order(self) -> str | None:
+        """The one order in which the model reads an image, `None` if it can do so in any."""
+        return self.fixed_order
+
+    @property
+    def has_place_embeddings(self) -> bool:
+        """Whether each place of the trained grid has an embedding, so that there is no other grid."""
+        return self.position_instruction in ("dense", "merge")
+
+    @property
+    def generation_defaults(self) -> dict[str, Any]:
+        """Settings of generation: the paper's, with no more steps than tokens; one a token in raster order."""
+        if self.fixed_order is not None:
+            return {"order": self.fixed_order, "num_inference_steps": self.num_tokens}
+        return {"num_inference_steps": min(88, self.num_tokens)}
 
     # Not `validate_...` methods: those report through an exception that is no ValueError.
     def _check_sizes(self):

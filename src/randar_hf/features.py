@@ -2,10 +2,10 @@
 
 import torch
 
-from .checks import check_input_ids, check_labels_of, check_places_of_grid, check_raster, is_int
+from .checks import check_input_ids, check_labels_of, check_places_of_grid, is_int
 from .devices import execution_device
 from .layout import repeated_layout
-from .orders import check_order, make_order
+from .orders import check_fixed_order, check_order, make_order
 from .randomness import check_generators
 
 
@@ -37,7 +37,7 @@ class RandARFeatureMixin:
                 paper uses layer 24 of 36.
             rounds (`int`): how often the sequence is read, at least 1; features come from the last time.
             order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): order of the sequence; by default
-                random, or raster for a model without position instructions.
+                random, or the order that the model generates in.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
             generator (`torch.Generator` or a list with one per image, *optional*): source of a random order.
             pooled (`bool`): return the mean over the places, one vector for each image.
@@ -58,20 +58,20 @@ class RandARFeatureMixin:
             raise ValueError(f"`rounds` must be an int of at least 1, got {rounds!r}.")
         check_generators(generator, len(input_ids))
         if order is None:
-            order = "raster" if self.config.position_instruction == "none" else "random"
+            order = self.config.fixed_order or "random"
         if isinstance(order, str):
             order = make_order(order, height, width, len(input_ids), generator)
         order = check_order(order, height * width, len(input_ids)).expand(len(input_ids), -1).to(device)  # (B, N)
-        check_raster(order, self.config)
+        check_fixed_order(order, self.config.only_order, height, width)
 
         model = self.base_model
-        layout = repeated_layout(height * width, rounds, model.merged, device)
+        layout = repeated_layout(height * width, rounds, model.form, device)
         states = model(
             input_ids,
             class_labels,
             order,
             layout,
-            model.rotary_table(height, width, device),
+            **model.describe_places(height, width, device),
             num_layers=layer % (depth + 1),
         ).last_hidden_state[:, layout.queries]  # (B, N, D) in the sequence's order
         features = torch.zeros_like(states).scatter(1, order[..., None].expand_as(states), states)

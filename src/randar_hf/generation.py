@@ -23,13 +23,13 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from .cache import preallocated_cache
-from .checks import check_class_labels, check_known_tokens, check_places_of_grid, check_raster
+from .checks import check_class_labels, check_known_tokens, check_places_of_grid
 from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
 from .guidance import Guidance, check_spatial_guidance
 from .layout import DecodingStep, decoding_steps, longest_sequence
 from .memory import check_memory
-from .orders import check_order, make_order
+from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
 from .schedules import group_sizes
@@ -68,7 +68,7 @@ class _Decoding:
     left_out: torch.BoolTensor | None  # (R, N), tokens that a sequence lacks
     order: torch.LongTensor  # (B, N), known places first
     steps: list[DecodingStep]
-    rotary: torch.Tensor  # (N + 1, d / 2, 2)
+    places: dict[str, torch.Tensor]  # what the model needs to know of the places
     uniforms: torch.Tensor | None  # (B, N) in generation order; None takes the most likely token
     processors: LogitsProcessorList
     guidance: Guidance
@@ -90,6 +90,7 @@ class RandARGenerationMixin:
         top_p: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         *,
+        guidance_power: float | None = None,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
@@ -112,13 +113,15 @@ class RandARGenerationMixin:
                 permutation of the raster places: `order[b, i]` is decoded i-th.
             num_inference_steps (`int`, *optional*): steps, from 1 to N; at most one per unknown token is taken.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
-            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale) or `"constant"`.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`
+                (RAR's).
             do_sample (`bool`, *optional*): draw tokens, or take the most likely ones.
             temperature (`float`, *optional*): above 0.
             top_k (`int`, *optional*): 0 keeps all tokens.
             top_p (`float`, *optional*): in (0, 1].
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness. With a
                 list, an image does not depend on what it is batched with.
+            guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             known_tokens (`torch.LongTensor` of shape (B, N), *optional*): tokens in raster order to keep.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): true where `known_tokens` is context: it is
                 read in one pass and returned unchanged. Images may differ in how much they know.
@@ -149,6 +152,7 @@ class RandARGenerationMixin:
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_schedule=guidance_schedule,
+            guidance_power=guidance_power,
             do_sample=do_sample,
             temperature=temperature,
             top_k=top_k,
@@ -203,7 +207,9 @@ class RandARGenerationMixin:
         num_tokens = height * width
         class_labels = check_class_labels(class_labels, self.config.num_classes)
         batch_size = len(class_labels)
-        guidance = Guidance(config.guidance_scale, config.guidance_schedule, spatial_guidance_scale)
+        guidance = Guidance(
+            config.guidance_scale, config.guidance_schedule, spatial_guidance_scale, config.guidance_power
+        )
         check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
         is_mask = isinstance(known_mask, torch.Tensor) and known_mask.shape == (batch_size, num_tokens)
         num_known = int(known_mask.sum(dim=1).max()) if is_mask else 0
@@ -215,17 +221,19 @@ class RandARGenerationMixin:
             order = make_order(config.order, height, width, batch_size, generator)
         else:
             order = check_order(order, num_tokens, batch_size).cpu()
-        check_raster(order, self.config)
+        fixed_order = self.config.fixed_order
+        check_fixed_order(order, fixed_order, height, width)
         uniforms = uniform((num_tokens,), batch_size, generator) if config.do_sample else None
         if guidance.uses_space and not isinstance(spatial_dropout, torch.Tensor):
             spatial_dropout = (uniform((num_tokens,), batch_size, generator) < spatial_dropout) & (tokens < 0)
         order, num_known = known_first(order, tokens >= 0)
-        check_raster(order, self.config, "`known_mask` must be true for the first tokens in raster order alone")
+        rule = f"`known_mask` must be true for the first tokens in the order {fixed_order!r} alone"
+        check_fixed_order(order, fixed_order, height, width, rule)
         num_unknown = [num_tokens - known for known in num_known]
         groups = [group_sizes(count, min(num_steps, count)) if count else [] for count in num_unknown]
-        merged, device = self.base_model.merged, execution_device(self)
+        device = execution_device(self)
         repeat = guidance.branches
-        steps = decoding_steps(num_known * repeat, groups * repeat, num_tokens, merged, device)
+        steps = decoding_steps(num_known * repeat, groups * repeat, num_tokens, self.base_model.form, device)
         left_out = guidance.left_out(spatial_dropout.cpu()) if guidance.uses_space else None
         decoding = _Decoding(
             class_labels=guidance.null_labels(class_labels, self.config.num_classes).to(device),
@@ -233,7 +241,7 @@ class RandARGenerationMixin:
             left_out=None if left_out is None else left_out.to(device),
             order=order.to(device),
             steps=steps,
-            rotary=self.base_model.rotary_table(height, width, device) if rotary is None else rotary.to(device),
+            places=self.base_model.describe_places(height, width, device, rotary),
             uniforms=None if uniforms is None else uniforms.to(device),
             processors=_logits_processors(config, logits_processor),
             guidance=guidance,
@@ -251,7 +259,8 @@ class RandARGenerationMixin:
         cache = preallocated_cache(self.config.num_hidden_layers, longest_sequence(decoding.steps))
         state = GenerationState(-1, len(decoding.steps), decoding.tokens, guidance.scale)
         yield state
-        for index, step in enumerate(decoding.steps):
+        inputs = self.base_model.step_inputs(decoding.steps, decoding.class_labels, decoding.places)
+        for index, (step, step_inputs) in enumerate(zip(decoding.steps, inputs, strict=True)):
             if not guidance.uses_class and state.guidance_scale != 1:
                 raise ValueError(
                     "`guidance_scale` must stay 1 where generation started without guidance, "
@@ -263,9 +272,9 @@ class RandARGenerationMixin:
                 class_labels=decoding.class_labels,
                 order=order,
                 layout=step.layout,
-                rotary=decoding.rotary,
                 attention_mask=step.attention_mask,
                 past_key_values=cache,
+                **step_inputs,
             ).logits.float()  # (R, G, V)
             cache.crop(-step.num_rewound)
             logits = guidance.combine(logits, state.guidance_scale, step.done[:batch_size])  # (B, G, V)
@@ -312,6 +321,10 @@ class RandARGenerationMixin:
         """Rows and columns to generate, by default the trained ones; places of one's own count as one row."""
         if rotary is None:
             return check_places_of_grid(grid_size, self.config)
+        if self.config.has_place_embeddings:
+            raise ValueError(
+                "`rotary` needs a model with rotary position instructions, got one with an embedding for each place."
+            )
         if grid_size is not None:
             raise ValueError("`grid_size` and `rotary` exclude each other, got both.")
         width = self.config.hidden_size // self.config.num_attention_heads // 2
@@ -323,22 +336,18 @@ class RandARGenerationMixin:
             )
         if isinstance(order, str) and order not in ("random", "raster"):
             raise ValueError(f"`order` must be 'random', 'raster' or a tensor for places of one's own, got {order!r}.")
-        if self.config.position_instruction in ("dense", "merge"):
-            raise ValueError(
-                "`rotary` needs a model with rotary position instructions, got one with an embedding each."
-            )
         return 1, len(rotary) - 1
 
     def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
         """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""
         if asked is not None and asked > num_tokens:
             raise ValueError(f"`num_inference_steps` must lie between 1 and {num_tokens} tokens, got {asked}.")
-        if self.config.position_instruction != "none":
+        if self.config.fixed_order is None:
             return min(config.num_inference_steps, num_tokens)
         if asked is not None and asked != num_tokens:
             raise ValueError(
-                "`num_inference_steps` must equal the number of tokens for a model without position instructions, "
-                f"which decodes one after another: {num_tokens}, got {asked}."
+                f"`num_inference_steps` must equal the number of tokens for a model of the order "
+                f"{self.config.fixed_order!r} alone, which decodes one after another: {num_tokens}, got {asked}."
             )
         return num_tokens
 
@@ -352,7 +361,7 @@ class RandARGenerationMixin:
             num_known (`int`): tokens of one image that are read in one pass.
             argument (`str`): what gives the size, for the message.
         """
-        config, slots = self.config, 1 if self.base_model.merged else 2
+        config, slots = self.config, 1 if self.base_model.form.merged else 2
         head_dim = config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (slots * num_tokens + 1)
         states = (slots * num_known + 1) * (4 * config.hidden_size + 2 * config.intermediate_size)
@@ -395,21 +404,6 @@ class RandARGenerationMixin:
             )
         except OSError:
             logger.info("No generation_config.json found: generation uses the defaults of the model's configuration.")
-
-
-def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch.LongTensor, list[int]]:
-    """
-    Move the known places to the front of an order; within each part it stays as it was.
-
-    Args:
-        order (`torch.LongTensor` of shape (B, N)): raster places in order.
-        known (`torch.BoolTensor` of shape (B, N)): known places in raster order.
-
-    Returns:
-        `(torch.LongTensor, list[int])`: the order (B, N), and how many places of each image are known.
-    """
-    unknown = ~known.gather(1, order)
-    return order.gather(1, unknown.long().argsort(dim=1, stable=True)), known.sum(dim=1).tolist()
 
 
 def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:

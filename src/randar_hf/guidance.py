@@ -17,11 +17,13 @@ class Guidance:
         scale (`float`): classifier-free guidance; 1 for none.
         schedule (`str`): how it grows, see [`~randar_hf.schedules.guidance_weight`].
         spatial_scale (`float`): spatial contextual guidance (Sec. F); 1 for none.
+        power (`float`): of the schedule `"power_cosine"`.
     """
 
     scale: float
     schedule: str
     spatial_scale: float = 1.0
+    power: float = 1.0
 
     @property
     def uses_class(self) -> bool:
@@ -66,7 +68,7 @@ class Guidance:
         if not self.uses_class:
             return others[0] + self.spatial_scale * (conditional - others[0]) if others else conditional
         unconditional = others[0]
-        weight = guidance_weight(self.schedule, scale, done).view(-1, 1, 1)
+        weight = guidance_weight(self.schedule, scale, done, self.power).view(-1, 1, 1)
         guided = weight * (conditional - unconditional)
         if self.uses_space:
             return others[1] + self.spatial_scale * (unconditional - others[1]) + guided

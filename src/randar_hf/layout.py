@@ -4,13 +4,27 @@ Which slots of the interleaved sequence one forward pass computes.
 A sequence of N image tokens in generation order is `[class, P_0, x_0, P_1, x_1, ..., P_{N-1}, x_{N-1}]`, where the
 position instruction P_i says where token x_i goes. A slot *carries* a token (the class, an image token, or nothing)
 and *predicts* a token (its position instruction) or nothing. Models without separate position instruction slots merge
-each P_i into the slot before it: `[class + P_0, x_0 + P_1, ...]`. Everything that differs between training, prefilling
-and decoding in parallel is which slots are fed, and that is what this module writes down.
+each P_i into the slot before it: `[class + P_0, x_0 + P_1, ...]`; RAR puts a start slot before the class. Everything
+that differs between training, prefilling and decoding in parallel is which slots are fed, and that is what this module
+writes down.
 """
 
 from typing import NamedTuple
 
 import torch
+
+
+class SequenceForm(NamedTuple):
+    """
+    How a kind of model lays out its sequence.
+
+    Attributes:
+        merged (`bool`): whether position instructions are merged into the slot before them.
+        has_start (`bool`): whether a slot that carries and predicts nothing comes before the class.
+    """
+
+    merged: bool = False
+    has_start: bool = False
 
 
 class Layout(NamedTuple):
@@ -30,7 +44,9 @@ class Layout(NamedTuple):
     queries: torch.Tensor
 
 
-def list_slots(newest: int | None, start: int, stop: int, num_tokens: int, merged: bool) -> list[tuple[int, int]]:
+def list_slots(
+    newest: int | None, start: int, stop: int, num_tokens: int, form: SequenceForm
+) -> list[tuple[int, int]]:
     """
     Slots that bring the tokens before `start` into the sequence and ask for those from `start` to `stop`.
 
@@ -39,7 +55,7 @@ def list_slots(newest: int | None, start: int, stop: int, num_tokens: int, merge
             position instruction; `None` when there is no cache, and the sequence begins with the class.
         start, stop (`int`): the tokens asked for, decoded together.
         num_tokens (`int`): N.
-        merged (`bool`): whether position instructions are merged into the slot before them.
+        form ([`SequenceForm`]): of the model.
 
     Returns:
         `list[tuple[int, int]]`: (carried, predicted) of each slot, as in [`Layout`]. All but the last
@@ -47,27 +63,32 @@ def list_slots(newest: int | None, start: int, stop: int, num_tokens: int, merge
     """
     nothing_carried, nothing_predicted = num_tokens + 1, num_tokens
     context, done = (num_tokens, 0) if newest is None else (newest, newest + 1)
-    slots = [] if merged else [(context, nothing_predicted)]
+    slots = [(nothing_carried, nothing_predicted)] if form.has_start and newest is None else []
+    slots += [] if form.merged else [(context, nothing_predicted)]
     for i in range(done, start):
-        slots += [(context, i)] if merged else [(nothing_carried, i), (i, nothing_predicted)]
+        slots += [(context, i)] if form.merged else [(nothing_carried, i), (i, nothing_predicted)]
         context = i
-    slots += [(context if merged else nothing_carried, j) for j in range(start, stop)]
+    slots += [(context if form.merged else nothing_carried, j) for j in range(start, stop)]
     return slots
 
 
-def training_layout(num_tokens: int, merged: bool, device: torch.device | str | None = None) -> Layout:
+def training_layout(num_tokens: int, form: SequenceForm, device: torch.device | str | None = None) -> Layout:
     """The whole sequence but its last token, with every token asked for: teacher forcing (Eq. 3)."""
-    slots = torch.tensor(list_slots(None, num_tokens - 1, num_tokens, num_tokens, merged), device=device)  # (S, 2)
-    queries = torch.arange(len(slots), device=device) if merged else torch.arange(1, len(slots), 2, device=device)
-    return Layout(slots[None, :, 0], slots[None, :, 1], queries)
+    slots = list_slots(None, num_tokens - 1, num_tokens, num_tokens, form)
+    queries = [slot for slot, (_, predicted) in enumerate(slots) if predicted < num_tokens]
+    slots = torch.tensor(slots, device=device)  # (S, 2)
+    return Layout(slots[None, :, 0], slots[None, :, 1], torch.tensor(queries, device=device))
 
 
-def repeated_layout(num_tokens: int, rounds: int, merged: bool, device: torch.device | str | None = None) -> Layout:
+def repeated_layout(
+    num_tokens: int, rounds: int, form: SequenceForm, device: torch.device | str | None = None
+) -> Layout:
     """The sequence read several times, with every token asked for in the last round (Eq. 8)."""
-    slots = [] if merged else [(num_tokens, num_tokens)]
+    slots = [(num_tokens + 1, num_tokens)] if form.has_start else []
+    slots += [] if form.merged else [(num_tokens, num_tokens)]
     context = num_tokens
     for i in [*range(num_tokens)] * rounds:
-        slots += [(context, i)] if merged else [(num_tokens + 1, i), (i, num_tokens)]
+        slots += [(context, i)] if form.merged else [(num_tokens + 1, i), (i, num_tokens)]
         context = i
     slots = torch.tensor(slots, device=device)  # (S, 2)
     queries = (slots[:, 1] < num_tokens).nonzero().squeeze(1)[-num_tokens:]
@@ -75,9 +96,11 @@ def repeated_layout(num_tokens: int, rounds: int, merged: bool, device: torch.de
     return Layout(slots[None, :, 0], slots[None, :, 1], queries)
 
 
-def parallel_layout(num_tokens: int, group: int, merged: bool, device: torch.device | str | None = None) -> Layout:
+def parallel_layout(
+    num_tokens: int, group: int, form: SequenceForm, device: torch.device | str | None = None
+) -> Layout:
     """All tokens but the last `group` ones, which are asked for at once: one decoding step without a cache."""
-    slots = torch.tensor(list_slots(None, num_tokens - group, num_tokens, num_tokens, merged), device=device)  # (S, 2)
+    slots = torch.tensor(list_slots(None, num_tokens - group, num_tokens, num_tokens, form), device=device)  # (S, 2)
     return Layout(slots[None, :, 0], slots[None, :, 1], torch.arange(len(slots) - group, len(slots), device=device))
 
 
@@ -101,7 +124,7 @@ class DecodingStep(NamedTuple):
 
 
 def decoding_steps(
-    num_known: list[int], group_sizes: list[list[int]], num_tokens: int, merged: bool, device: torch.device | str
+    num_known: list[int], group_sizes: list[list[int]], num_tokens: int, form: SequenceForm, device: torch.device | str
 ) -> list[DecodingStep]:
     """
     Lay out all forward passes of decoding before the first one runs (Sec. 3.3, Algorithm B).
@@ -110,7 +133,7 @@ def decoding_steps(
         num_known (`list[int]`): per image, how many tokens are context; they come first in its order.
         group_sizes (`list[list[int]]`): per image, how many tokens each step decodes; sums to N minus the known ones.
         num_tokens (`int`): N.
-        merged (`bool`): whether position instructions are merged into the slot before them.
+        form ([`SequenceForm`]): of the model.
         device (`torch.device`): where the steps' tensors lie.
 
     Returns:
@@ -124,7 +147,7 @@ def decoding_steps(
             raise ValueError(f"`group_sizes` must sum to {num_tokens - known} unknown tokens, got {sum(groups)}.")
     alike = all(pair == (num_known[0], group_sizes[0]) for pair in zip(num_known, group_sizes, strict=True))
     plans = zip(num_known[:1], group_sizes[:1], strict=True) if alike else zip(num_known, group_sizes, strict=True)
-    rows = [_lay_out_image(known, groups, num_tokens, merged) for known, groups in plans]
+    rows = [_lay_out_image(known, groups, num_tokens, form) for known, groups in plans]
 
     steps, kept_mask = [], torch.ones(len(rows), 0, dtype=torch.bool)
     for index in range(max(map(len, rows))):
@@ -148,11 +171,11 @@ def longest_sequence(steps: list[DecodingStep]) -> int:
     return longest
 
 
-def _lay_out_image(known: int, groups: list[int], num_tokens: int, merged: bool) -> list[tuple]:
+def _lay_out_image(known: int, groups: list[int], num_tokens: int, form: SequenceForm) -> list[tuple]:
     """(slots, queries, tokens known before) of each step of one image."""
     steps, newest, start = [], None, known
     for size in groups:
-        steps.append((list_slots(newest, start, start + size, num_tokens, merged), size, start))
+        steps.append((list_slots(newest, start, start + size, num_tokens, form), size, start))
         newest, start = start, start + size
     return steps
 

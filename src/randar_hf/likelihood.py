@@ -9,13 +9,11 @@ from .checks import (
     check_labels_of,
     check_mask,
     check_places_of_grid,
-    check_raster,
     is_int,
 )
 from .devices import execution_device
-from .generation import known_first
 from .layout import parallel_layout
-from .orders import check_order, make_order
+from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators
 
 
@@ -27,7 +25,7 @@ class RandARLikelihoodMixin:
         self,
         input_ids: torch.LongTensor,
         class_labels: torch.LongTensor,
-        order: str | torch.LongTensor = "random",
+        order: str | torch.LongTensor | None = None,
         num_orders: int = 1,
         *,
         known_mask: torch.BoolTensor | None = None,
@@ -44,8 +42,8 @@ class RandARLikelihoodMixin:
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
-            order (`str` or `torch.LongTensor` of shape (N,) or (B, N)): name of an order, drawn anew for each of
-                `num_orders`, or an order.
+            order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): name of an order, drawn anew for
+                each of `num_orders`, or an order; by default random, or the order that the model generates in.
             num_orders (`int`): orders to average over, at least 1; 1 for an order given as a tensor.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are given: they come first, and
                 the likelihood is that of the others given them.
@@ -62,12 +60,10 @@ class RandARLikelihoodMixin:
         """
         height, width = check_places_of_grid(grid_size, self.config)
         input_ids, class_labels, known = self._check_images(input_ids, class_labels, known_mask, height * width)
-        if self.config.position_instruction == "none" and (known[:, 1:] > known[:, :-1]).any():
-            raise ValueError(
-                "`known_mask` must hold the first tokens in raster order for a model without position instructions, "
-                "got others."
-            )
         orders = self._list_orders(order, num_orders, height, width, len(input_ids), generator)
+        only = self.config.only_order
+        rule = f"`known_mask` must be true for the first tokens in the order {only!r} alone"
+        check_fixed_order(known_first(orders[0], known)[0], only, height, width, rule)
         total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
         mean = total / len(orders)  # (B, N)
         return mean if per_token else mean.sum(dim=1)
@@ -108,7 +104,7 @@ class RandARLikelihoodMixin:
         input_ids, _, known = self._check_images(input_ids, None, None, self.config.num_tokens)
         grid, pairs = self.config.grid, torch.cartesian_prod(torch.arange(len(input_ids)), classes).view(-1, 2)
         total = torch.zeros(len(pairs), device=input_ids.device)
-        for ranks in self._list_orders("random", num_orders, *grid, len(input_ids), generator):
+        for ranks in self._list_orders(None, num_orders, *grid, len(input_ids), generator):
             sums = []
             for images, labels in zip(*(part.split(batch_size) for part in pairs.unbind(1)), strict=True):
                 labels, images = labels.to(input_ids.device), images.to(input_ids.device)
@@ -153,23 +149,24 @@ class RandARLikelihoodMixin:
         num_tokens = height * width
         if not is_int(num_parts) or not 2 <= num_parts <= num_tokens:
             raise ValueError(f"`num_parts` must lie between 2 and the {num_tokens} tokens, got {num_parts!r}.")
-        if self.config.position_instruction == "none":
-            raise ValueError("`token_log_likelihoods` needs position instructions, which this model has none of.")
+        if self.config.fixed_order is not None:
+            raise ValueError(
+                f"`token_log_likelihoods` and `refine` need a model of any order, such as RandARForCausalLM: this one "
+                f"goes in the order {self.config.fixed_order!r} alone and knows no token from those behind it."
+            )
         input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
         (order,) = self._list_orders("random", 1, height, width, len(input_ids), generator)
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
-        if rotary is None:
-            rotary = self.base_model.rotary_table(height, width, input_ids.device)
-        rotary = rotary.to(input_ids.device)
+        places = self.base_model.describe_places(height, width, input_ids.device, rotary)
         for part in order.tensor_split(num_parts, dim=1):  # (B, G)
             known = torch.ones_like(input_ids, dtype=torch.bool).scatter(1, part, False)
             ranks, _ = known_first(order, known)
             group = part.shape[1]
-            layout = parallel_layout(num_tokens, group, self.base_model.merged, input_ids.device)
-            logits = self(input_ids, class_labels, ranks, layout=layout, rotary=rotary).logits.float()  # (B, G, V)
-            places = ranks[:, -group:]
-            found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, places), reduction="none")
-            scores = scores.scatter(1, places, found)
+            layout = parallel_layout(num_tokens, group, self.base_model.form, input_ids.device)
+            logits = self(input_ids, class_labels, ranks, layout=layout, **places).logits.float()  # (B, G, V)
+            asked = ranks[:, -group:]
+            found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, asked), reduction="none")
+            scores = scores.scatter(1, asked, found)
         return scores
 
     def _check_images(self, input_ids, class_labels, mask, num_tokens: int, name: str = "known_mask") -> list:
@@ -184,22 +181,22 @@ class RandARLikelihoodMixin:
         if not is_int(num_orders) or num_orders < 1:
             raise ValueError(f"`num_orders` must be an int of at least 1, got {num_orders!r}.")
         check_generators(generator, batch_size)
+        if order is None:
+            order = self.config.fixed_order or "random"
         if isinstance(order, str):
-            if order == "random" and self.config.position_instruction == "none":
-                order = "raster"  # the only order that such a model has
             orders = [make_order(order, height, width, batch_size, generator) for _ in range(num_orders)]
         elif num_orders != 1:
             raise ValueError(f"`num_orders` must be 1 for an order given as a tensor, got {num_orders}.")
         else:
             orders = [check_order(order, height * width, batch_size)]
-        check_raster(orders[0], self.config)
+        check_fixed_order(orders[0], self.config.only_order, height, width)
         return [ranks.to(execution_device(self)) for ranks in orders]
 
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""
         order, _ = known_first(order, known)
-        rotary = self.base_model.rotary_table(*grid, input_ids.device)
-        logits = self(input_ids, class_labels, order, rotary=rotary).logits.float()  # (B, N, V)
+        places = self.base_model.describe_places(*grid, input_ids.device)
+        logits = self(input_ids, class_labels, order, **places).logits.float()  # (B, N, V)
         found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, order), reduction="none")
         return torch.zeros_like(found).scatter(1, order, found).masked_fill(known, 0)
 

@@ -5,7 +5,8 @@ Shapes: B images, N image tokens of one image, S slots of one forward pass, Q qu
 d head width, V codebook entries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
 
 import torch
 from torch import nn
@@ -14,17 +15,18 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .cards import make_card, replace_generated_card
+from .cards import CardMixin
+from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
 from .features import RandARFeatureMixin
 from .generation import RandARGenerationMixin
-from .layout import Layout, training_layout
+from .inputs import complete_inputs, drop_classes, read_slots
+from .layout import DecodingStep, Layout, SequenceForm, training_layout
 from .linear import Linear
 from .resampling import RandARResamplingMixin
 from .rotary import grid_positions, rotary_table_at, rotate
@@ -147,7 +149,7 @@ class RandARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_dropout(transformed)
 
 
-class RandARPreTrainedModel(RandARFeatureMixin, PreTrainedModel):
+class RandARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RandAR models."""
 
     config: RandARConfig
@@ -169,12 +171,6 @@ class RandARPreTrainedModel(RandARFeatureMixin, PreTrainedModel):
         elif isinstance(module, RandARForCausalLM):
             init.zeros_(module.lm_head.weight)
 
-    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
-        """Upload a model card of this model where the repository has none."""
-        generation = getattr(self, "generation_config", None) or RandARGenerationConfig.from_model_config(self.config)
-        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, generation, self.num_parameters()))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
 
 class RandARModel(RandARPreTrainedModel):
     """
@@ -187,7 +183,7 @@ class RandARModel(RandARPreTrainedModel):
     def __init__(self, config: RandARConfig):
         super().__init__(config)
         kind = config.position_instruction
-        self.merged = kind in ("merge", "none")
+        self.form = SequenceForm(merged=kind in ("merge", "none"))
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_classes = nn.Embedding(config.num_classes + 1, config.hidden_size)
         rows = {"rope": 1, "none": 0}.get(kind, config.num_tokens)
@@ -235,26 +231,14 @@ class RandARModel(RandARPreTrainedModel):
         """
         if rotary is None:
             rotary = self.rotary_table(*self.config.grid, input_ids.device)
-        batch_size, num_tokens = len(input_ids), len(rotary) - 1
-        if input_ids.shape != (batch_size, num_tokens):
-            raise ValueError(
-                f"`input_ids` must have the shape (images, {num_tokens} tokens), got {tuple(input_ids.shape)}."
-            )
-        if order is not None and order.shape not in ((num_tokens,), (batch_size, num_tokens)):
-            raise ValueError(
-                f"`order` must have the shape ({num_tokens},) or ({batch_size}, {num_tokens}), "
-                f"got {tuple(order.shape)}."
-            )
-        if class_labels is None:
-            class_labels = torch.full((batch_size,), self.config.num_classes, device=input_ids.device)
-        if order is None:
-            order = torch.arange(num_tokens, device=input_ids.device)
+        num_tokens = len(rotary) - 1
+        class_labels, order = complete_inputs(input_ids, class_labels, order, num_tokens, self.config.num_classes)
+        if self.training:
+            class_labels = drop_classes(class_labels, self.config.class_dropout, self.config.num_classes)
         if layout is None:
-            layout = training_layout(num_tokens, self.merged, input_ids.device)
+            layout = training_layout(num_tokens, self.form, input_ids.device)
 
-        hidden_states, places = self.embed_slots(
-            input_ids, self._drop_classes(class_labels), order.expand(batch_size, -1), layout, rotary
-        )
+        hidden_states, places = self.embed_slots(input_ids, class_labels, order, layout, rotary)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
@@ -283,6 +267,18 @@ class RandARModel(RandARPreTrainedModel):
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         return rotary_table_at(positions, head_dim, self.config.rope_theta, factor, num_extrapolated)
 
+    def describe_places(
+        self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What a forward pass is to be told of the places of a grid, or of those of a table of one's own."""
+        return {"rotary": self.rotary_table(height, width, device) if rotary is None else rotary.to(device)}
+
+    def step_inputs(
+        self, steps: list[DecodingStep], class_labels: torch.LongTensor, places: dict[str, torch.Tensor]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """What each decoding step takes beside tokens and slots: the places, the same in every step."""
+        return repeat(places, len(steps))
+
     def embed_slots(
         self,
         input_ids: torch.LongTensor,
@@ -292,13 +288,8 @@ class RandARModel(RandARPreTrainedModel):
         rotary: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.LongTensor]:
         """Embeddings (B, S, D) of the slots of a layout and their rows (B, S) of the rotary table."""
+        carried, carried_places, predicted_places, ids = read_slots(input_ids, order, layout)  # (B, S) each
         num_tokens = order.shape[1]
-        carried, predicted = (part.expand(len(order), -1) for part in layout[:2])  # (B, S)
-        # Class and nothing, at the indices N and N + 1, lie at the place N, which is none.
-        order = nn.functional.pad(order, (0, 2), value=num_tokens)  # (B, N + 2)
-        carried_places, predicted_places = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
-
-        ids = nn.functional.pad(input_ids, (0, 1)).gather(1, carried_places)  # (B, S)
         tokens = self.embed_tokens(ids.clamp(min=0)).masked_fill((ids < 0)[..., None], 0)  # (B, S, D)
         tokens = nn.functional.dropout(tokens, self.config.token_dropout, self.training)
         classes = self.embed_classes(class_labels)[:, None]  # (B, 1, D)
@@ -321,15 +312,8 @@ class RandARModel(RandARPreTrainedModel):
             )
         return nn.functional.pad(self.position_instruction, (0, 0, 0, 1))[places]
 
-    def _drop_classes(self, class_labels: torch.LongTensor) -> torch.LongTensor:
-        """In training, replace a share of the classes by the null class, which guidance needs."""
-        if not self.training or self.config.class_dropout == 0:
-            return class_labels
-        dropped = torch.rand(class_labels.shape, device=class_labels.device) < self.config.class_dropout
-        return class_labels.masked_fill(dropped, self.config.num_classes)
 
-
-class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
+class RandARForCausalLM(ImageCausalLMMixin, RandARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
     """
     The RandAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].
 
@@ -344,55 +328,6 @@ class RandARForCausalLM(RandARPreTrainedModel, RandARGenerationMixin, RandARResa
         self.model = RandARModel(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor | None = None,
-        order: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        layout: Layout | None = None,
-        **kwargs,
-    ) -> CausalLMOutputWithPast:
-        """
-        Predict tokens at the query slots; by default all tokens of the image, each from those before it in `order`.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
-            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; null by default.
-            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster places; raster
-                order by default.
-            labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
-                `input_ids`; only with the default layout.
-            layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
-            **kwargs: further arguments of [`RandARModel.forward`], and `output_hidden_states`, `output_attentions`.
-
-        Returns:
-            `CausalLMOutputWithPast`: `logits` of shape (B, Q, V), where by default `logits[b, i]` predicts the token
-            at raster place `order[b, i]`; `loss`, the mean cross-entropy in nats, if `labels` are given.
-
-        Raises:
-            ValueError: if `input_ids` does not fill the grid, or for `labels` with a layout.
-        """
-        if labels is not None and layout is not None:
-            raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
-        if layout is None:
-            layout = training_layout(input_ids.shape[-1], self.model.merged, input_ids.device)
-        outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
-        logits = self.lm_head(outputs.last_hidden_state[:, layout.queries])  # (B, Q, V)
-
-        loss = None
-        if labels is not None:
-            targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
 
 
 __all__ = ["RandARForCausalLM", "RandARModel", "RandARPreTrainedModel"]

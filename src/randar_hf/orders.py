@@ -93,6 +93,41 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
     return order
 
 
+def check_fixed_order(order: torch.LongTensor, name: str | None, height: int, width: int, rule: str | None = None):
+    """Check that a model with one order gets the places in it.
+
+    Args:
+        order: (B, N), the places in the order asked for.
+        name: of the model's order; None for a model of any order, which passes every one.
+        height: rows of the token grid.
+        width: columns of the token grid.
+        rule: how the message begins, by default what `order` must be.
+
+    Raises:
+        ValueError: if the order is another.
+    """
+    if name is None or (order.cpu() == make_order(name, height, width)).all():
+        return
+    raise ValueError(
+        f"{rule or f'`order` must be {name!r}'} for this model, which goes in the order {name!r} alone; "
+        "a RandAR model (RandARPipeline, RandARInpaintPipeline) goes in any."
+    )
+
+
+def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch.LongTensor, list[int]]:
+    """Move the known places to the front of an order; within each part it stays as it was.
+
+    Args:
+        order: (B, N), raster places in order.
+        known: (B, N), true where a place is known, in raster order.
+
+    Returns:
+        The order (B, N), and how many places of each image are known.
+    """
+    unknown = ~known.gather(1, order)
+    return order.gather(1, unknown.long().argsort(dim=1, stable=True)), known.sum(dim=1).tolist()
+
+
 def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:
     """Row and column of every place, each (N,)."""
     place = torch.arange(height * width)
@@ -191,5 +226,7 @@ _FIXED_KEYS = {
     "alternate": _alternate_keys,
 }
 
+#: Orders that are the same for every image: the six scans of RAR's ablation.
+FIXED_ORDER_NAMES = tuple(_FIXED_KEYS)
 #: Names that `make_order` knows, the drawn ones first.
-ORDER_NAMES = (*_RANDOM_CLASSES, *_FIXED_KEYS)
+ORDER_NAMES = (*_RANDOM_CLASSES, *FIXED_ORDER_NAMES)

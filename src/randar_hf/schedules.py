@@ -8,7 +8,7 @@ from .checks import is_int
 
 
 GROUP_SCHEDULES = ("cosine", "uniform")
-GUIDANCE_SCHEDULES = ("linear", "constant")
+GUIDANCE_SCHEDULES = ("linear", "constant", "power_cosine")
 
 
 def group_sizes(num_tokens: int, num_steps: int, schedule: str = "cosine") -> list[int]:
@@ -51,16 +51,21 @@ def group_sizes(num_tokens: int, num_steps: int, schedule: str = "cosine") -> li
     return sizes
 
 
-def guidance_weight(schedule: str, scale: float, done: torch.Tensor) -> torch.Tensor:
+def guidance_weight(schedule: str, scale: float, done: torch.Tensor, power: float = 1.0) -> torch.Tensor:
     """
     Weight of classifier-free guidance at one step: `uncond + weight * (cond - uncond)`.
 
     Args:
-        schedule (`str`): `"linear"` grows from 1 with the share of tokens that are known, `"constant"` is the scale.
+        schedule (`str`): `"linear"` grows from 1 with the share of tokens that are known, `"constant"` is the scale,
+            `"power_cosine"` (RAR's) is `1 + (scale - 1) * (1 - cos(pi * done ** power)) / 2`.
         scale (`float`): guidance scale, at least 0; 1 is no guidance.
         done (`torch.Tensor`): share of the image's tokens known before the step, in [0, 1).
+        power (`float`): of `"power_cosine"`, at least 0: guidance grows late where it is large; 0 is the scale itself.
 
     Returns:
         `torch.Tensor`: the weight, in the shape of `done`.
     """
-    return 1.0 + (scale - 1.0) * done if schedule == "linear" else torch.full_like(done, scale)
+    if schedule == "constant":
+        return torch.full_like(done, scale)
+    share = done if schedule == "linear" else (1.0 - torch.cos(torch.pi * done**power)) / 2.0
+    return 1.0 + (scale - 1.0) * share

@@ -9,7 +9,7 @@ from torch.export import Dim
 from transformers import DynamicCache
 
 from randar_hf.cache import preallocated_cache
-from randar_hf.layout import Layout, decoding_steps, longest_sequence
+from randar_hf.layout import Layout, SequenceForm, decoding_steps, longest_sequence
 from randar_hf.orders import make_order
 
 
@@ -92,7 +92,7 @@ def test_two_graphs_without_a_break_decode_a_ragged_batch(make_model):
 def test_one_exported_step_decodes_every_batch(make_model):
     model = make_model(num_hidden_layers=1)
     rotary, step = model.model.rotary_table(4, 4, "cpu"), StepWithTensors(model)
-    steps = decoding_steps([0, 5, 11], [[4, 4, 4, 4], [5, 3, 2, 1], [1, 2, 2]], 16, False, "cpu")
+    steps = decoding_steps([0, 5, 11], [[4, 4, 4, 4], [5, 3, 2, 1], [1, 2, 2]], 16, SequenceForm(), "cpu")
     (_, (arguments, _), *_) = decode_with_tensors(step, step, steps, draw_batch(3), rotary)
 
     per_image, per_slot, per_cached = {0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO}
@@ -102,7 +102,7 @@ def test_one_exported_step_decodes_every_batch(make_model):
     torch.export.save(torch.export.export(step, arguments, dynamic_shapes=shapes, strict=True), stored)
     exported = torch.export.load(stored).module()
 
-    other_steps = decoding_steps([0, 2, 2, 10], [[5, 5, 6], [7, 7], [7, 7], [3, 3]], 16, False, "cpu")
+    other_steps = decoding_steps([0, 2, 2, 10], [[5, 5, 6], [7, 7], [7, 7], [3, 3]], 16, SequenceForm(), "cpu")
     for batch_size, plan in ((3, steps), (4, other_steps)):
         batch = draw_batch(batch_size)
         taken = decode_with_tensors(step, exported, plan, batch, rotary)

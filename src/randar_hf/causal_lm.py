@@ -1,0 +1,67 @@
+"""The forward pass of models with a head over the image tokenizer's codebook."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .layout import Layout, training_layout
+from .orders import check_fixed_order
+
+
+class ImageCausalLMMixin:
+    """Prediction of image tokens, for models with a decoder `model` and a head `lm_head`."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
+        order: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        layout: Layout | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """
+        Predict tokens at the query slots; by default all tokens of the image, each from those before it in `order`.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
+            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; null by default.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster places; raster
+                order by default.
+            labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
+                `input_ids`; only with the default layout.
+            layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
+            **kwargs: further arguments of [`RandARModel.forward`], and `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            `CausalLMOutputWithPast`: `logits` of shape (B, Q, V), where by default `logits[b, i]` predicts the token
+            at raster place `order[b, i]`; `loss`, the mean cross-entropy in nats, if `labels` are given.
+
+        Raises:
+            ValueError: if `input_ids` does not fill the grid, or for `labels` with a layout.
+        """
+        if labels is not None and layout is not None:
+            raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
+        if layout is None:
+            layout = training_layout(input_ids.shape[-1], self.model.form, input_ids.device)
+            if order is not None and order.shape[-1] == self.config.num_tokens:
+                check_fixed_order(order, self.config.only_order, *self.config.grid)
+        outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
+        logits = self.lm_head(outputs.last_hidden_state[:, layout.queries])  # (B, Q, V)
+
+        loss = None
+        if labels is not None:
+            targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = ["ImageCausalLMMixin"]

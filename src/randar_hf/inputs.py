@@ -1,0 +1,70 @@
+"""The inputs of one forward pass. B images, N image tokens of one image, S slots."""
+
+import torch
+
+from .layout import Layout
+
+
+def complete_inputs(
+    input_ids: torch.LongTensor,
+    class_labels: torch.LongTensor | None,
+    order: torch.LongTensor | None,
+    num_tokens: int,
+    num_classes: int,
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """
+    Classes (B,), by default the null class, and an order (B, N), by default that of the raster.
+
+    Raises:
+        ValueError: if `input_ids` is not of the shape (B, `num_tokens`), or `order` has another shape.
+    """
+    batch_size = len(input_ids)
+    if input_ids.shape != (batch_size, num_tokens):
+        raise ValueError(
+            f"`input_ids` must have the shape (images, {num_tokens} tokens), got {tuple(input_ids.shape)}."
+        )
+    if order is not None and order.shape not in ((num_tokens,), (batch_size, num_tokens)):
+        raise ValueError(
+            f"`order` must have the shape ({num_tokens},) or ({batch_size}, {num_tokens}), got {tuple(order.shape)}."
+        )
+    if class_labels is None:
+        class_labels = torch.full((batch_size,), num_classes, device=input_ids.device)
+    if order is None:
+        order = torch.arange(num_tokens, device=input_ids.device)
+    return class_labels, order.expand(batch_size, -1)
+
+
+def drop_classes(class_labels: torch.LongTensor, share: float, null_class: int) -> torch.LongTensor:
+    """Replace a share of the classes (B,) by the null class, which guidance needs."""
+    if share == 0:
+        return class_labels
+    dropped = torch.rand(class_labels.shape, device=class_labels.device) < share
+    return class_labels.masked_fill(dropped, null_class)
+
+
+def read_slots(
+    input_ids: torch.LongTensor, order: torch.LongTensor, layout: Layout
+) -> tuple[torch.LongTensor, torch.LongTensor, torch.LongTensor, torch.LongTensor]:
+    """
+    What the slots of a layout hold.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape (B, N)): tokens in raster order.
+        order (`torch.LongTensor` of shape (B, N)): raster places in the order of the sequence.
+        layout ([`Layout`]): the slots.
+
+    Returns:
+        Four tensors of shape (B, S): the index of what each slot carries, as in the layout; the raster place of the
+        token that it carries, N for none; the place of the token that it predicts, N for none; the carried token, 0
+        for none.
+    """
+    num_tokens = order.shape[1]
+    carried, predicted = (part.expand(len(order), -1) for part in layout[:2])  # (B, S)
+    # Class and nothing, at the indices N and N + 1, lie at the place N, which is none.
+    order = torch.nn.functional.pad(order, (0, 2), value=num_tokens)  # (B, N + 2)
+    carried_places, predicted_places = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
+    ids = torch.nn.functional.pad(input_ids, (0, 1)).gather(1, carried_places)  # (B, S)
+    return carried, carried_places, predicted_places, ids
+
+
+__all__ = ["complete_inputs", "drop_classes", "read_slots"]

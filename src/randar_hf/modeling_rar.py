@@ -1,0 +1,399 @@
+"""
+RAR: a causal decoder that is trained on permuted images and annealed to one order (arXiv 2411.00776).
+
+Shapes: B images, N image tokens of one image, S slots of one forward pass, D width, H heads, d head width, V codebook
+entries.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from transformers import Cache, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import capture_outputs
+
+from .cards import CardMixin
+from .causal_lm import ImageCausalLMMixin
+from .configuration_generation import RandARGenerationConfig
+from .configuration_rar import RARConfig
+from .features import RandARFeatureMixin
+from .generation import RandARGenerationMixin
+from .inputs import complete_inputs, drop_classes, read_slots
+from .layout import DecodingStep, Layout, SequenceForm, training_layout
+from .linear import Linear
+from .modeling_randar import eager_attention_forward
+from .orders import make_order
+from .resampling import RandARResamplingMixin
+
+
+NUM_PREFIX_SLOTS = 2  # start and class, before the image tokens
+# Published tables have rows that no sequence reaches; they are kept, so that files convert back as they were.
+NUM_SPARE_POSITIONS, NUM_SPARE_STEPS = 1024, 100
+MODULATION_ROWS = 64
+
+
+class RARAttention(nn.Module):
+    """Causal multi-head attention with normalised queries and keys."""
+
+    def __init__(self, config: RARConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = 1
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_norm = nn.LayerNorm(self.head_dim, config.layer_norm_eps)
+        self.k_norm = nn.LayerNorm(self.head_dim, config.layer_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(per_head)).transpose(1, 2)  # (B, H, S, d)
+        key = self.k_norm(self.k_proj(hidden_states).view(per_head)).transpose(1, 2)  # (B, H, S, d)
+        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, H, S, d)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, cached + S, d)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended.flatten(2)), weights
+
+
+class RARMLP(nn.Module):
+    """Feed-forward block with an exact GELU."""
+
+    def __init__(self, config: RARConfig):
+        super().__init__()
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.mlp_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dropout(nn.functional.gelu(self.fc1(hidden_states)))
+        return self.dropout(self.fc2(hidden_states))
+
+
+def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Adaptive layer norm after the norm: x (1 + scale) + shift, all of shape (B, S, D)."""
+    return hidden_states * (1 + scale) + shift
+
+
+class RARDecoderLayer(GradientCheckpointingLayer):
+    """One pre-norm decoder layer, modulated by class and place in the sequence."""
+
+    def __init__(self, config: RARConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = RARAttention(config, layer_idx)
+        self.mlp = RARMLP(config)
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.modulation = Linear(config.hidden_size, 6 * config.hidden_size)
+        self.residual_dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(
+        self, hidden_states: torch.Tensor, condition: torch.Tensor, modulation: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        if modulation is None:
+            modulation = self.modulation(condition)  # (B, S, 6 D)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
+        attended, _ = self.self_attn(modulate(self.input_layernorm(hidden_states), shift, scale), **kwargs)
+        hidden_states = hidden_states + gate * self.residual_dropout(attended)
+        transformed = self.mlp(modulate(self.post_attention_layernorm(hidden_states), mlp_shift, mlp_scale))
+        return hidden_states + mlp_gate * transformed
+
+
+class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
+    """Weights, capabilities and initialisation shared by the RAR models."""
+
+    config: RARConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RARDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": RARDecoderLayer, "attentions": RARAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.trunc_normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+        if isinstance(module, RARDecoderLayer):
+            init.zeros_(module.modulation.weight)
+        elif isinstance(module, RARModel):
+            init.zeros_(module.norm_modulation.weight)
+            init.zeros_(module.start_token)
+            for table in (module.position_embeddings, module.target_embeddings, module.step_embeddings):
+                if table is not None:
+                    init.trunc_normal_(table, std=std)
+
+
+class RARModel(RARPreTrainedModel):
+    """
+    The RAR decoder without a head.
+
+    A sequence is `[start, class, x_0, x_1, ...]`. Each slot gets an embedding of where its token lies and, from the
+    class on, one of where the next token goes (target-aware positional embedding). Class and place in the sequence
+    modulate every layer.
+
+    Args:
+        config ([`RARConfig`]): sizes and grid.
+    """
+
+    def __init__(self, config: RARConfig):
+        super().__init__(config)
+        self.form = SequenceForm(merged=True, has_start=True)
+        width, num_slots = config.hidden_size, NUM_PREFIX_SLOTS + config.num_tokens
+        num_positions = num_slots if config.merged_positions else config.num_tokens + NUM_SPARE_POSITIONS
+        # Codes, a mask token that nothing uses, classes, the null class.
+        self.embed_tokens = nn.Embedding(config.vocab_size + config.num_classes + 2, width)
+        self.start_token = nn.Parameter(torch.empty(width))
+        self.position_embeddings = nn.Parameter(torch.empty(num_positions, width))
+        self.target_embeddings = None if config.merged_positions else nn.Parameter(torch.empty(num_positions, width))
+        self.step_embeddings = nn.Parameter(torch.empty(config.num_tokens + NUM_SPARE_STEPS, width))
+        self.layers = nn.ModuleList([RARDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm_modulation = Linear(width, 2 * width)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        class_labels: torch.LongTensor | None = None,
+        order: torch.LongTensor | None = None,
+        layout: Layout | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        num_layers: int | None = None,
+        modulations: list[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """
+        Run the decoder over slots of the sequence.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
+                its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
+            class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
+                is the null class. In training a share of `config.class_dropout` becomes null.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
+                sequence, a permutation; raster order by default. A model of merged positions takes
+                `config.scan_order` alone.
+            layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
+            attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
+            past_key_values (`Cache`, *optional*): keys and values of the slots before.
+            num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
+            modulations (list of `torch.Tensor`, *optional*): [`~RARModel.make_modulations`] of these slots.
+
+        Returns:
+            `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
+
+        Raises:
+            ValueError: if `input_ids` does not fill the grid, or `order` has another shape.
+        """
+        class_labels, order = complete_inputs(
+            input_ids, class_labels, order, self.config.num_tokens, self.config.num_classes
+        )
+        if self.training:
+            class_labels = drop_classes(class_labels, self.config.class_dropout, self.config.num_classes)
+        if layout is None:
+            layout = training_layout(self.config.num_tokens, self.form, input_ids.device)
+
+        hidden_states = self.embed_slots(input_ids, class_labels, order, layout)  # (B, S, D)
+        condition = self.embed_condition(class_labels, layout.carried)  # (B, S, D)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+        )
+        for index, layer in enumerate(self.layers[:num_layers]):
+            hidden_states = layer(
+                hidden_states,
+                condition,
+                None if modulations is None else modulations[index],
+                attention_mask=causal_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        if num_layers in (None, len(self.layers)):
+            modulation = self.norm_modulation(condition) if modulations is None else modulations[-1]  # (B, S, 2 D)
+            scale, shift = modulation.chunk(2, dim=-1)  # the other way round than in the layers
+            normalised = nn.functional.layer_norm(
+                hidden_states, hidden_states.shape[-1:], eps=self.config.layer_norm_eps
+            )
+            hidden_states = modulate(normalised, shift, scale)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+
+    def describe_places(
+        self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What a forward pass is to be told of the places of a grid: nothing, there is but the trained one."""
+        return {}
+
+    def step_inputs(
+        self, steps: list[DecodingStep], class_labels: torch.LongTensor, places: dict[str, torch.Tensor]
+    ) -> Iterator[dict[str, list[torch.Tensor]]]:
+        """
+        What each decoding step takes beside tokens and slots: its modulations, made for several steps at once.
+
+        The weights that make them are a third of the model. A step of few images would be busy with reading them.
+        """
+        for block in _blocks(steps, MODULATION_ROWS // len(class_labels)):
+            if len(block) == 1:  # enough rows for the layers to make their own, one after another
+                yield {}
+                continue
+            carried = torch.cat([step.layout.carried for step in block], dim=1)  # (1 or B, S of all steps)
+            sizes = [step.layout.carried.shape[1] for step in block]
+            parts = [modulation.split(sizes, dim=1) for modulation in self.make_modulations(class_labels, carried)]
+            for modulations in zip(*parts, strict=True):
+                yield {"modulations": list(modulations)}
+
+    def make_modulations(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> list[torch.Tensor]:
+        """
+        The modulations of all layers and of the last norm, for classes and slots.
+
+        Args:
+            class_labels (`torch.LongTensor` of shape (B,)): classes.
+            carried (`torch.LongTensor` of shape (1, S) or (B, S)): what the slots carry, as in [`Layout`].
+
+        Returns:
+            list of `torch.Tensor`: of shape (B, S, 6 D) for each layer, and (B, S, 2 D).
+        """
+        condition = self.embed_condition(class_labels, carried)  # (B, S, D)
+        return [layer.modulation(condition) for layer in self.layers] + [self.norm_modulation(condition)]
+
+    def embed_slots(
+        self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, order: torch.LongTensor, layout: Layout
+    ) -> torch.Tensor:
+        """Embeddings (B, S, D) of the slots of a layout."""
+        carried, carried_places, predicted_places, ids = read_slots(input_ids, order, layout)  # (B, S) each
+        num_tokens, slots = self.config.num_tokens, self._slots(carried)
+        is_token, is_class = carried < num_tokens, carried == num_tokens
+        ids = torch.where(is_class, self._class_ids(class_labels)[:, None], ids)
+        embeddings = self.embed_tokens(ids.clamp(min=0)).masked_fill((ids < 0)[..., None], 0)  # (B, S, D)
+        embeddings = torch.where((is_token | is_class)[..., None], embeddings, self.start_token)
+        if self.target_embeddings is None:
+            return embeddings + self.position_embeddings[slots]
+        positions = torch.where(is_token, NUM_PREFIX_SLOTS + carried_places, slots)
+        targets = self.target_embeddings[NUM_PREFIX_SLOTS + predicted_places]
+        targets = targets.masked_fill((predicted_places == num_tokens)[..., None], 0)
+        return embeddings + self.position_embeddings[positions] + targets
+
+    def embed_condition(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> torch.Tensor:
+        """What modulates the slots, (B, S, D): class and place in the sequence, through the activation."""
+        classes = self.embed_tokens(self._class_ids(class_labels))[:, None]  # (B, 1, D)
+        return nn.functional.silu(classes + self.step_embeddings[self._slots(carried)])
+
+    def _class_ids(self, class_labels: torch.LongTensor) -> torch.LongTensor:
+        """Rows of the token embedding that hold the classes, behind the codes and the mask token."""
+        return class_labels + self.config.vocab_size + 1
+
+    def _slots(self, carried: torch.LongTensor) -> torch.LongTensor:
+        """Places in the sequence: 0 for start, 1 for the class (index N), from 2 on for tokens."""
+        num_tokens = self.config.num_tokens
+        return torch.where(carried < num_tokens, carried + NUM_PREFIX_SLOTS, num_tokens + 1 - carried)
+
+
+class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
+    """
+    The RAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].
+
+    Args:
+        config ([`RARConfig`]): sizes and grid.
+    """
+
+    generation_config_class = RandARGenerationConfig
+
+    def __init__(self, config: RARConfig):
+        super().__init__(config)
+        self.model = RARModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def merge_positions(self) -> "RARForCausalLM":
+        """
+        A copy whose two tables of positions are merged into one, as generation in one order allows.
+
+        Slot s gets the sum of where its token lies and of where the next one goes. That is the same up to rounding;
+        other orders are lost.
+
+        Returns:
+            `RARForCausalLM`: the copy, in evaluation mode.
+
+        Raises:
+            ValueError: if the positions are merged already, or the model was not annealed to a fixed order.
+        """
+        config = self.config
+        if config.merged_positions:
+            raise ValueError("`merge_positions` needs a model of two tables of positions, this one has them merged.")
+        if config.random_ratio > 0 or config.fixed_order is None:
+            raise ValueError(
+                "`merge_positions` needs a model whose annealing has ended, since one table holds one order: this one "
+                f"ended with `random_ratio` {config.random_ratio:.3g} and `scan_order` {config.scan_order!r}."
+            )
+        tensors = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        positions, targets = (tensors.pop(f"model.{name}_embeddings").float() for name in ("position", "target"))
+        places = NUM_PREFIX_SLOTS + make_order(config.scan_order, *config.grid)[0].to(positions.device)  # (N,)
+        merged = torch.cat([positions[:NUM_PREFIX_SLOTS], positions[places]])  # (N + 2, D)
+        merged[1:-1] += targets[places]
+        tensors["model.position_embeddings"] = merged.to(self.dtype)
+        merged_config = RARConfig.from_dict({**config.to_dict(), "merged_positions": True})
+        with torch.device("meta"):
+            model = RARForCausalLM(merged_config)
+        model.load_state_dict(tensors, assign=True)
+        model.generation_config = copy.deepcopy(self.generation_config)
+        return model.eval()
+
+
+def _blocks(steps: list[DecodingStep], max_slots: int) -> Iterator[list[DecodingStep]]:
+    """Steps in blocks of at most so many slots, at least one step each."""
+    block, num_slots = [], 0
+    for step in steps:
+        size = step.layout.carried.shape[1]
+        if block and num_slots + size > max_slots:
+            yield block
+            block, num_slots = [], 0
+        block.append(step)
+        num_slots += size
+    yield block
+
+
+__all__ = ["RARForCausalLM", "RARModel", "RARPreTrainedModel"]
