@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from randar_hf import RandARConfig, RandARForCausalLM
+from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -36,6 +36,30 @@ def build_model(**overrides) -> RandARForCausalLM:
     return model
 
 
+def build_rar(**overrides) -> RARForCausalLM:
+    """An RAR of two layers on a 4 x 4 grid, with modulations that are not zero and no dropout."""
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_classes": 5,
+        "grid_size": 4,
+        "class_dropout": 0.0,
+        "residual_dropout": 0.0,
+        "mlp_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.3,
+    }
+    model = RARForCausalLM(RARConfig(**{**settings, **overrides})).eval()
+    for name, parameter in model.named_parameters():
+        if "modulation" in name or "start_token" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
 def build_vqvae(**overrides) -> VQModel:
     """A tokenizer with 4 x 4 pixels a token."""
     torch.manual_seed(0)
@@ -57,6 +81,11 @@ def build_vqvae(**overrides) -> VQModel:
 @pytest.fixture
 def make_model():
     return build_model
+
+
+@pytest.fixture
+def make_rar():
+    return build_rar
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from .modeling_rar import RARForCausalLM, RARModel, RARPreTrainedModel
 
 
 __version__ = "0.1.0"
+DEMO_FOLDERS = {"randar": "digits", "rar": "digits-rar"}
 
 AutoConfig.register("randar", RandARConfig, exist_ok=True)
 AutoModel.register(RandARConfig, RandARModel, exist_ok=True)
@@ -23,9 +24,19 @@ AutoModel.register(RARConfig, RARModel, exist_ok=True)
 AutoModelForCausalLM.register(RARConfig, RARForCausalLM, exist_ok=True)
 
 
-def demo_checkpoint() -> str:
-    """Path of the small checkpoint inside the package (handwritten digits), for `RandARPipeline.from_pretrained`."""
-    return str(Path(__file__).parent / "checkpoints" / "digits")
+def demo_checkpoint(model_type: str = "randar") -> str:
+    """
+    Path of a small checkpoint inside the package (handwritten digits), for the `from_pretrained` of its pipeline.
+
+    Args:
+        model_type (`str`): `"randar"` for `RandARPipeline`, `"rar"` for `RARPipeline`.
+
+    Raises:
+        ValueError: for another type.
+    """
+    if model_type not in DEMO_FOLDERS:
+        raise ValueError(f"`model_type` must be one of {', '.join(DEMO_FOLDERS)}, got {model_type!r}.")
+    return str(Path(__file__).parent / "checkpoints" / DEMO_FOLDERS[model_type])
 
 
 __all__ = [

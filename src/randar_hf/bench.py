@@ -7,40 +7,49 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from . import RandARConfig, RandARForCausalLM, demo_checkpoint
+from . import RandARConfig, RARConfig, demo_checkpoint
 from .checks import check_grid_size
 from .configuration_randar import SIZES
 from .devices import check_device
+from .orders import make_order
+
+
+CONFIGS = {"randar": RandARConfig, "rar": RARConfig}
 
 
 def measure(
     size: str = "demo",
     batch_size: int = 1,
     num_inference_steps: int | None = None,
-    guidance_scale: float = 4.0,
+    guidance_scale: float | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     runs: int = 3,
     grid_size: tuple[int, int] | None = None,
     known_tokens: int = 0,
+    model_type: str = "randar",
 ) -> dict[str, Any]:
     """
     Time the generation of tokens; the image decoder is left out, as in the paper's Table 4.
 
     Args:
-        size (`str`): `"B"`, `"L"`, `"XL"` or `"XXL"` of Table A, 256 tokens of 16,384 codes, or `"demo"` for the
-            sizes of the shipped checkpoint.
+        size (`str`): a published size, `"B"`, `"L"`, `"XL"` or `"XXL"`, with 256 tokens of 16,384 codes (RAR: 1,024),
+            or `"demo"` for the sizes of the shipped checkpoint.
         batch_size (`int`): images at once, at least 1.
-        num_inference_steps (`int`, *optional*): decoding steps; 88 by default, or one per token where there are fewer.
-        guidance_scale (`float`): 1 turns guidance off, which halves the work.
+        num_inference_steps (`int`, *optional*): decoding steps; by default the model's, at most one per token: 88 for
+            RandAR, one per token for RAR.
+        guidance_scale (`float`, *optional*): 4 by default for RandAR, the model's own for RAR; 1 turns guidance off,
+            which halves the work.
         dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
         device (`str`): a torch device.
         runs (`int`): timed runs after one that is not, at least 1.
         grid_size (`(int, int)`, *optional*): rows and columns of tokens, if not the trained ones: what outpainting and
             larger images cost.
-        known_tokens (`int`): tokens of each image that are given, at random places: what inpainting costs.
+        known_tokens (`int`): tokens of each image that are given, at random places or, for a model of one order, at
+            the first ones: what inpainting costs.
+        model_type (`str`): `"randar"` or `"rar"`.
 
     Returns:
         `dict`: the settings, median seconds of a batch, images and tokens per second, bytes of weights and of the full
@@ -55,18 +64,22 @@ def measure(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
-    model = _random_model(size, getattr(torch, dtype), device)
+    model = _random_model(model_type, size, getattr(torch, dtype), device)
     config = model.config
     height, width = config.grid if grid_size is None else check_grid_size(grid_size)
     num_tokens = height * width
     if not 0 <= known_tokens <= num_tokens:
         raise ValueError(f"`known_tokens` must lie between 0 and the {num_tokens} tokens, got {known_tokens}.")
     labels = torch.arange(batch_size) % config.num_classes
-    steps = min(88, num_tokens) if num_inference_steps is None else num_inference_steps
+    default_steps = min(88, num_tokens) if config.fixed_order is None else num_tokens
+    steps = default_steps if num_inference_steps is None else num_inference_steps
+    if guidance_scale is None:
+        guidance_scale = config.generation_defaults.get("guidance_scale", 4.0)
     settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "grid_size": (height, width)}
     if known_tokens:
         settings["known_tokens"] = torch.randint(config.vocab_size, (batch_size, num_tokens))
-        settings["known_mask"] = torch.rand(batch_size, num_tokens).argsort(dim=1) < known_tokens
+        order = make_order(config.fixed_order or "random", height, width, batch_size)
+        settings["known_mask"] = order.argsort(dim=1) < known_tokens
 
     seconds = []
     for run in range(runs + 1):
@@ -79,8 +92,10 @@ def measure(
     branches = 1 if guidance_scale == 1 else 2
     bytes_each = next(model.parameters()).element_size()
     key_value_width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
-    cache = 2 * branches * batch_size * 2 * num_tokens * key_value_width * config.num_hidden_layers * bytes_each
+    slots = num_tokens + 1 if model.base_model.form.merged else 2 * num_tokens
+    cache = 2 * branches * batch_size * slots * key_value_width * config.num_hidden_layers * bytes_each
     return {
+        "model_type": model_type,
         "size": size,
         "parameters": model.num_parameters(),
         "batch_size": batch_size,
@@ -102,16 +117,20 @@ def measure(
     }
 
 
-def _random_model(size: str, dtype: torch.dtype, device: str) -> RandARForCausalLM:
+def _random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    if model_type not in CONFIGS:
+        raise ValueError(f"`model_type` must be one of {', '.join(CONFIGS)}, got {model_type!r}.")
     if size == "demo":
-        config = RandARConfig.from_pretrained(demo_checkpoint(), subfolder="transformer")
+        config = AutoConfig.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
     elif size in SIZES:
-        config = RandARConfig.from_size(size)
+        config = CONFIGS[model_type].from_size(size)
     else:
         raise ValueError(f"`size` must be demo or one of {', '.join(SIZES)}, got {size!r}.")
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    torch.nn.init.normal_(model.lm_head.weight, std=config.initializer_range)  # it starts at zero, unlike trained ones
+    for name, parameter in model.named_parameters():
+        if name == "lm_head.weight" or "modulation" in name:  # they start at zero, unlike trained ones
+            torch.nn.init.normal_(parameter, std=config.initializer_range)
     return model
 
 

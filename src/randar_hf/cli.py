@@ -47,7 +47,7 @@ def _parser() -> Parser:
 
     add_image_commands(commands)
 
-    convert = commands.add_parser("convert", help="turn published checkpoints into the folder of a pipeline")
+    convert = commands.add_parser("convert", help="turn published files, or a pipeline, into the folder of a pipeline")
     _add_convert_options(convert)
     convert.set_defaults(run=_convert)
 
@@ -58,7 +58,7 @@ def _parser() -> Parser:
     for name, help_text in (
         ("train-tokenizer", "train an image tokenizer"),
         ("tokenize", "turn a data set of images into a data set of tokens"),
-        ("train", "train RandAR on a data set of tokens"),
+        ("train", "train RandAR or RAR on a data set of tokens"),
     ):
         training = commands.add_parser(name, help=help_text, add_help=False)
         training.set_defaults(run=_train, training_command=name)
@@ -66,21 +66,23 @@ def _parser() -> Parser:
 
 
 def _add_convert_options(parser: argparse.ArgumentParser):
-    parser.add_argument("checkpoint", help="published file of a RandAR or LlamaGen model")
+    parser.add_argument("checkpoint", help="published file of a RandAR, LlamaGen or RAR model, or a pipeline's folder")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--tokenizer", required=True, help="published file of the image tokenizer")
+    parser.add_argument("--tokenizer", help="published file of the image tokenizer; needed for a file")
     parser.add_argument("--num-attention-heads", type=int, help="heads (default: as wide as in published models)")
     parser.add_argument("--grid-size", type=int, help="tokens per side (default: the published file's, or 16)")
     parser.add_argument("--class-names", help="text file with a name a line, or JSON (default: ImageNet's for 1,000)")
+    parser.add_argument("--merge-positions", action="store_true", help="merge RAR's two tables of positions into one")
     parser.add_argument("--with-code", action="store_true", help="add the code, to load without randar_hf")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of a pipeline")
 
 
 def _add_bench_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--model-type", default="randar", help="randar or rar (default: %(default)s)")
     parser.add_argument("--size", default="demo", help="B, L, XL, XXL or demo (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="decoding steps (default: 88, or one per token)")
-    parser.add_argument("--guidance-scale", type=float, default=4.0, help="1 turns guidance off")
+    parser.add_argument("--steps", type=int, help="decoding steps (default: RandAR 88, RAR one per token)")
+    parser.add_argument("--guidance-scale", type=float, help="1 turns guidance off (default: RandAR 4, RAR by size)")
     parser.add_argument("--dtype", choices=TYPES, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -110,6 +112,7 @@ def _convert(options: argparse.Namespace, rest: list[str]):
         class_names=options.class_names,
         with_code=options.with_code,
         overwrite=options.overwrite,
+        merge_positions=options.merge_positions,
     )
     print(f"wrote {folder}")
 
@@ -127,6 +130,7 @@ def _bench(options: argparse.Namespace, rest: list[str]):
         runs=options.runs,
         grid_size=options.grid_size,
         known_tokens=options.known_tokens,
+        model_type=options.model_type,
     )
     for name, value in result.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

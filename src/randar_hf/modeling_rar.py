@@ -153,10 +153,9 @@ class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
                 init.zeros_(module.bias)
         else:
             super()._init_weights(module)
-        if isinstance(module, RARDecoderLayer):
-            init.zeros_(module.modulation.weight)
-        elif isinstance(module, RARModel):
-            init.zeros_(module.norm_modulation.weight)
+        if isinstance(module, RARModel):
+            for linear in (*(layer.modulation for layer in module.layers), module.norm_modulation):
+                init.zeros_(linear.weight)
             init.zeros_(module.start_token)
             for table in (module.position_embeddings, module.target_embeddings, module.step_embeddings):
                 if table is not None:
@@ -373,7 +372,7 @@ class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMix
         positions, targets = (tensors.pop(f"model.{name}_embeddings").float() for name in ("position", "target"))
         places = NUM_PREFIX_SLOTS + make_order(config.scan_order, *config.grid)[0].to(positions.device)  # (N,)
         merged = torch.cat([positions[:NUM_PREFIX_SLOTS], positions[places]])  # (N + 2, D)
-        merged[1:-1] += targets[places]
+        merged[1:] += targets[torch.cat([places, places[:1]])]  # a sequence read again goes on with its first token
         tensors["model.position_embeddings"] = merged.to(self.dtype)
         merged_config = RARConfig.from_dict({**config.to_dict(), "merged_positions": True})
         with torch.device("meta"):
