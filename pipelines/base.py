@@ -7,9 +7,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from transformers import PreTrainedModel
 
 from randar_hf.checks import is_finite, is_int
-from randar_hf.modeling_randar import RandARForCausalLM
 from randar_hf.randomness import check_generators
 from randar_hf.vq import decode_images, downsampling
 
@@ -19,29 +19,43 @@ from .sizes import check_size
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# The classes of transformers by their `model_type`, and what to do with one that a pipeline does not take.
+TRANSFORMERS = {"randar": "RandARForCausalLM", "rar": "RARForCausalLM"}
+ADVICE = {
+    "randar": "RandARPipeline generates with it",
+    "rar": (
+        "RARPipeline generates with it; it goes in one order, so it cannot inpaint, outpaint or extrapolate, "
+        "as a RandARForCausalLM can"
+    ),
+}
 
 
 class RandARBasePipeline(HubMixin, DiffusionPipeline):
     """
-    Base of the pipelines of RandAR (arXiv 2412.01827).
+    Base of the pipelines of RandAR (arXiv 2412.01827) and RAR (arXiv 2411.00776).
 
     Args:
-        transformer ([`RandARForCausalLM`]): predicts image tokens in any order.
+        transformer ([`RandARForCausalLM`] or [`RARForCausalLM`]): predicts image tokens; the pipeline's `model_type`
+            says which of them.
         vqvae (`diffusers.VQModel`): turns tokens into images.
         id2label (`dict[int, str]`, *optional*): class names, so that labels can be given by name; names separated by
             commas are synonyms.
+
+    Raises a `ValueError` for a transformer of another kind, which names the pipeline for it.
     """
 
+    model_type = "randar"
     model_cpu_offload_seq = "transformer->vqvae"
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
         self,
-        transformer: RandARForCausalLM,
+        transformer: PreTrainedModel,
         vqvae: VQModel,
         id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
+        self.check_kind(transformer)
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(id2label=id2label)
         self.image_processor = VaeImageProcessor(vae_scale_factor=downsampling(vqvae), do_convert_rgb=True)
@@ -78,6 +92,17 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
             raise ValueError("`class_labels` must hold at least one class id or name, got none.")
         return ids
 
+    def check_kind(self, transformer: PreTrainedModel | None):
+        """Raise a `ValueError` for a transformer that is not of the pipeline's kind; diffusers may leave it out."""
+        kind = getattr(getattr(transformer, "config", None), "model_type", None)
+        if transformer is None or kind == self.model_type:
+            return
+        advice = f": {ADVICE[kind]}" if kind in ADVICE else ""
+        raise ValueError(
+            f"`transformer` must be a {TRANSFORMERS[self.model_type]} for {type(self).__name__}, "
+            f"got {type(transformer).__name__}{advice}."
+        )
+
     def check_components(self):
         """Raise a `ValueError` if the tokenizer has another number of tokens than the transformer."""
         entries, vocab_size = self.vqvae.config.num_vq_embeddings, self.transformer.config.vocab_size
@@ -88,10 +113,10 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         self,
         num_images_per_prompt: int,
         output_type: str,
-        refine: int,
-        refine_share: float,
         callback_on_step_end: Callable | None,
         callback_on_step_end_tensor_inputs: list[str],
+        refine: int = 0,
+        refine_share: float = 0.1,
     ):
         """Check the components against each other, and the arguments that the transformer does not check itself."""
         self.check_components()
@@ -152,8 +177,8 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         labels: list[int],
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None,
         callback_on_step_end_tensor_inputs: list[str],
-        refine: int,
-        refine_share: float,
+        refine: int = 0,
+        refine_share: float = 0.1,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         spatial_guidance_scale: float = 1.0,

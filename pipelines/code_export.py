@@ -10,13 +10,11 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from randar_hf.checks import check_path
-from randar_hf.configuration_randar import RandARConfig
-from randar_hf.modeling_randar import RandARForCausalLM, RandARModel
 
 
 PIPELINES = Path(__file__).parent
-CORE = Path(inspect.getfile(RandARForCausalLM)).parent
-ENTRY = '''"""{name}, with its code beside it: diffusers copies only the files that this one names."""
+CORE = Path(inspect.getfile(check_path)).parent
+ENTRY = '''"""A class with its code beside it: diffusers copies only the files that this one names."""
 
 {imports}
 '''
@@ -42,35 +40,38 @@ def save_with_code(pipeline: DiffusionPipeline, save_directory: str | os.PathLik
     folder = check_path("save_directory", save_directory)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"`save_directory` must be empty or new, got {str(folder)!r}, which holds files.")
-    transformer, model = folder / "transformer", type(pipeline.transformer)
-    entry = pipeline.transformer.config.model_type  # the module that diffusers is to load the model from
+    transformer, model, config = folder / "transformer", pipeline.transformer, pipeline.transformer.config
+    entry = config.model_type  # the module that diffusers is to load the model from
+    code = CORE / Path(inspect.getfile(type(model))).name
     transformer.mkdir(parents=True, exist_ok=True)
-    _copy_code(type(pipeline), folder, "pipeline.py")
-    _copy_code(model, transformer, f"{entry}.py")
+    # transformers looks for the code of a model in a sub-folder at the top, diffusers in the sub-folder.
+    modules = [Path(inspect.getfile(type(pipeline))), code]
+    _copy_code(modules, folder / "pipeline.py", f"{type(pipeline).__name__} as Pipeline")  # named as in hub.STUB
+    _copy_code([code], transformer / f"{entry}.py", type(model).__name__)
     pipeline.make_card(folder.resolve().name, has_code=True).save(folder / "README.md")
     DiffusionPipeline.save_pretrained(pipeline, str(folder))
-    _edit_json(folder / "model_index.json", transformer=[entry, model.__name__])
-    classes = {"AutoConfig": RandARConfig, "AutoModel": RandARModel, "AutoModelForCausalLM": RandARForCausalLM}
+    _edit_json(folder / "model_index.json", transformer=[entry, type(model).__name__])
+    parts = {"AutoConfig": config, "AutoModel": model.base_model, "AutoModelForCausalLM": model}
+    classes = {name: type(part) for name, part in parts.items()}
     auto_map = {name: f"{cls.__module__.split('.')[-1]}.{cls.__name__}" for name, cls in classes.items()}
     _edit_json(transformer / "config.json", auto_map=auto_map)
 
 
-def _copy_code(cls: type, folder: Path, entry: str):
-    """Copy the module of a class and all it needs of this package, side by side, and one that names them all."""
-    main = Path(inspect.getfile(cls))
-    paths, waiting = {}, [main]
+def _copy_code(modules: list[Path], entry: Path, name: str):
+    """Copy modules and what they need of this package beside an entry, which names all and a class of the first."""
+    paths, waiting = {}, [*modules]
     while waiting:
         path = waiting.pop()
         paths[path.stem] = path
         waiting += [needed for needed in _imported_files(path) if needed.stem not in paths]
-    for name, path in paths.items():
+    for stem, path in paths.items():
         source = path.read_text(encoding="utf-8")
         if path.parent == PIPELINES:
             source = re.sub(r"^from randar_hf\.(\w+) import", r"from .\1 import", source, flags=re.MULTILINE)
-        (folder / f"{name}.py").write_text(source, encoding="utf-8")
-    others = [f"from .{name} import __name__ as _{name}  # noqa: F401" for name in sorted(paths)]
-    imports = "\n".join([*others, f"from .{main.stem} import {cls.__name__}"])
-    (folder / entry).write_text(ENTRY.format(name=cls.__name__, imports=imports), encoding="utf-8")
+        (entry.parent / f"{stem}.py").write_text(source, encoding="utf-8")
+    others = [f"from .{stem} import __name__ as _{stem}  # noqa: F401" for stem in sorted(paths)]
+    imports = "\n".join([*others, f"from .{modules[0].stem} import {name}"])
+    entry.write_text(ENTRY.format(imports=imports), encoding="utf-8")
 
 
 def _imported_files(path: Path) -> list[Path]:

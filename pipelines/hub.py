@@ -8,9 +8,10 @@ from huggingface_hub import ModelCard
 from randar_hf.cards import Origin, make_card, replace_generated_card
 
 
+# diffusers runs the `pipeline.py` of every local folder in one module, in which it wants one class: hence one name.
 STUB = (
     '"""So that `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` finds the class."""\n\n'
-    "from randar_hf.pipelines import {name}\n"
+    "from randar_hf.pipelines import {name} as Pipeline\n"
 )
 
 

@@ -47,6 +47,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
+        guidance_power: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -82,7 +83,8 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             num_images_per_prompt (`int`): images for each label.
             num_inference_steps (`int`, *optional*): steps for the coarse tokens; the others take as many for each.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
-            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale) or `"constant"`.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
+            guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
             top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
             top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
@@ -111,10 +113,10 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         self.check_inputs(
             num_images_per_prompt,
             output_type,
-            refine,
-            refine_share,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            refine,
+            refine_share,
         )
         labels = [label for label in self.get_label_ids(class_labels) for _ in range(num_images_per_prompt)]
         check_generators(generator, len(labels))
@@ -129,6 +131,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         settings = {
             "guidance_scale": guidance_scale,
             "guidance_schedule": guidance_schedule,
+            "guidance_power": guidance_power,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,

@@ -39,6 +39,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
+        guidance_power: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -76,7 +77,8 @@ class RandARInpaintPipeline(RandARBasePipeline):
             num_inference_steps (`int`, *optional*): decoding steps, from 1 to the number of tokens; an image takes at
                 most as many as it has tokens to paint.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
-            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale) or `"constant"`.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
+            guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
             top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
             top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
@@ -112,10 +114,10 @@ class RandARInpaintPipeline(RandARBasePipeline):
         self.check_inputs(
             num_images_per_prompt,
             output_type,
-            refine,
-            refine_share,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            refine,
+            refine_share,
         )
         check_strength_and_seam(strength, seam)
         grid = self._check_grid(height, width)
@@ -132,6 +134,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_schedule": guidance_schedule,
+            "guidance_power": guidance_power,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,

@@ -44,6 +44,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
+        guidance_power: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -79,7 +80,8 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             num_inference_steps (`int`, *optional*): decoding steps, from 1 to the number of tokens, of the canvas or
                 of each window; at most as many are taken as there are tokens to paint.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
-            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale) or `"constant"`.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
+            guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
             top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
             top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
@@ -110,10 +112,10 @@ class RandAROutpaintPipeline(RandARBasePipeline):
         self.check_inputs(
             num_images_per_prompt,
             output_type,
-            refine,
-            refine_share,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            refine,
+            refine_share,
         )
         check_attention(attention, refine)
         class_ids = self.get_label_ids(class_labels)
@@ -124,6 +126,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_schedule": guidance_schedule,
+            "guidance_power": guidance_power,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,

@@ -1,7 +1,10 @@
 """The commands that draw: `generate`, `inpaint`, `outpaint` and `extrapolate`."""
 
 import argparse
+import inspect
+import warnings
 from pathlib import Path
+from typing import Any
 
 
 TYPES = ("float32", "bfloat16", "float16")
@@ -43,23 +46,24 @@ def add_image_commands(commands):
     extrapolate.set_defaults(run=_extrapolate)
 
     for parser in (generate, inpaint, outpaint, extrapolate):
-        _add_settings(parser, spatial_guidance_scale=2.5 if parser is extrapolate else 1.0)
+        _add_settings(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser, spatial_guidance_scale: float):
+def _add_settings(parser: argparse.ArgumentParser):
     parser.add_argument("--model", help="folder or Hub name of a pipeline (default: the shipped digits)")
     parser.add_argument("--output", default="images.png", help="picture to write (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="decoding steps, up to one per token")
     parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--guidance-schedule", help="linear or constant")
-    parser.add_argument("--spatial-guidance-scale", type=float, default=spatial_guidance_scale, help="1 turns it off")
-    parser.add_argument("--spatial-dropout", type=float, default=0.25, help="share of tokens that guidance leaves out")
+    parser.add_argument("--guidance-schedule", help="linear, constant or power_cosine")
+    parser.add_argument("--guidance-power", type=float, help="exponent of the schedule power_cosine")
+    parser.add_argument("--spatial-guidance-scale", type=float, help="1 turns it off")
+    parser.add_argument("--spatial-dropout", type=float, help="share of tokens that guidance leaves out")
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--order", help="name of a decoding order")
-    parser.add_argument("--refine", type=int, default=0, help="rounds in which unlikely tokens are drawn again")
-    parser.add_argument("--refine-share", type=float, default=0.1, help="share of the tokens that a round draws again")
+    parser.add_argument("--refine", type=int, help="rounds in which unlikely tokens are drawn again")
+    parser.add_argument("--refine-share", type=float, help="share of the tokens that a round draws again")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next ones count up")
     parser.add_argument("--dtype", choices=TYPES, default="float32")
     parser.add_argument("--device", default="cpu")
@@ -79,14 +83,24 @@ def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = (".png"
 
 
 def load_pipeline(name: str, model: str | None, dtype: str):
-    """A pipeline from a folder or the Hub, by default the shipped one; a `ValueError` says why it does not load."""
+    """
+    A pipeline from a folder or the Hub, by default the shipped one; a `ValueError` says why it does not load.
+
+    What only generates is loaded as the pipeline for its kind of model.
+    """
     import torch
+    from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     from . import demo_checkpoint, pipelines
 
+    folder = model or demo_checkpoint()
     try:
-        return getattr(pipelines, name).from_pretrained(model or demo_checkpoint(), dtype=getattr(torch, dtype))
+        if name == "RandARPipeline":
+            with warnings.catch_warnings(action="ignore"):  # diffusers asks the Hub in a way that is deprecated
+                stored = DiffusionPipeline.load_config(folder).get("_class_name")
+            name = stored if stored == "RARPipeline" else name
+        return getattr(pipelines, name).from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"`--model` {model} cannot be loaded: {error}") from error
 
@@ -108,30 +122,43 @@ def read_labels(labels: list[str]) -> list[int | str]:
     return [int(label) if label.lstrip("-").isdigit() else label for label in labels]
 
 
+def check_settings(pipe, settings: dict[str, Any]):
+    """Raise a `ValueError` that names the options of settings that a pipeline does not have."""
+    known = inspect.signature(pipe.__call__).parameters
+    unknown = [f"`--{name.replace('_', '-')}`" for name in settings if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)} must be left out for this model: {type(pipe).__name__} cannot do that; "
+            "the pipelines of RandAR models can."
+        )
+
+
 def _draw(pipeline: str, options: argparse.Namespace, count: int, **arguments) -> list:
-    """The images of a pipeline's call with the common settings."""
+    """The images of a pipeline's call with the common settings; those that are not given are the pipeline's own."""
     import torch
 
     from .devices import check_device
 
     check_device(options.device)
+    settings = {
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "guidance_schedule": options.guidance_schedule,
+        "guidance_power": options.guidance_power,
+        "spatial_guidance_scale": options.spatial_guidance_scale,
+        "spatial_dropout": options.spatial_dropout,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "order": options.order,
+        "refine": options.refine,
+        "refine_share": options.refine_share,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
     pipe = load_pipeline(pipeline, options.model, options.dtype).to(options.device)
-    images = pipe(
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        guidance_schedule=options.guidance_schedule,
-        spatial_guidance_scale=options.spatial_guidance_scale,
-        spatial_dropout=options.spatial_dropout,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        order=options.order,
-        refine=options.refine,
-        refine_share=options.refine_share,
-        generator=[torch.Generator().manual_seed(options.seed + i) for i in range(count)],
-        **arguments,
-    ).images
-    return images
+    check_settings(pipe, settings)
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(count)]
+    return pipe(**settings, generator=generators, **arguments).images
 
 
 def _save_sheet(images: list, rows: int, output: Path):

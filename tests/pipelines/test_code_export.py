@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from randar_hf.pipelines import RandARPipeline, save_with_code
+from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
 
 
 WITHOUT_THE_PACKAGE = """
@@ -35,7 +35,9 @@ def pipe(model, vqvae, class_names):
     return pipe
 
 
-def test_a_folder_with_code_needs_no_package(pipe, tmp_path):
+@pytest.mark.parametrize("kind", ["pipe", "rar_pipe"])
+def test_a_folder_with_code_needs_no_package(kind, request, tmp_path):
+    pipe = request.getfixturevalue(kind)
     save_with_code(pipe, tmp_path / "export")
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path / "export")]
@@ -60,6 +62,25 @@ def test_saving_without_the_code_is_refused(pipe, tmp_path):
         again.save_pretrained(tmp_path / "copy")
     save_with_code(again, tmp_path / "copy")
     assert (tmp_path / "copy" / "transformer" / "modeling_randar.py").exists()
+
+
+def test_copies_of_classes_are_told_apart_by_their_kind(rar_pipe, tmp_path):
+    save_with_code(rar_pipe, tmp_path / "export")
+    assert not (tmp_path / "export" / "pipeline_randar.py").exists()
+    again = RARPipeline.from_pretrained(tmp_path / "export", trust_remote_code=True)
+    assert type(again.transformer).__module__ == "diffusers_modules.local.modeling_rar"
+    assert type(again.transformer) is not type(rar_pipe.transformer)
+    with pytest.raises(ValueError, match="`transformer` must be a RandARForCausalLM"):
+        RandARPipeline.from_pipe(again)
+    save_with_code(again, tmp_path / "copy")
+    for name in ("transformer/rar.py", "pipeline.py", "modeling_rar.py"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "export" / name).read_bytes()
+    config = json.loads((tmp_path / "copy" / "transformer" / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_rar.RARConfig",
+        "AutoModel": "modeling_rar.RARModel",
+        "AutoModelForCausalLM": "modeling_rar.RARForCausalLM",
+    }
 
 
 def test_the_card_says_how(pipe, tmp_path):

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, RepoUrl
 
 from randar_hf import demo_checkpoint
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
 
 
 @pytest.fixture
@@ -47,6 +47,20 @@ def test_saving_adds_card_and_stub(pipe, tmp_path):
     assert 'from_pretrained("mine")' in card.text and "pipe('tench')" in card.text and "16 x 16 pixels" in card.text
     again = DiffusionPipeline.from_pretrained(tmp_path / "mine", custom_pipeline="pipeline", trust_remote_code=True)
     assert type(again) is RandARPipeline
+
+
+def test_card_and_stub_of_a_rar_model_name_its_pipeline(rar_pipe, tmp_path):
+    rar_pipe.save_pretrained(tmp_path / "mine")
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert 'RARPipeline.from_pretrained("mine")' in card.text and "RandARPipeline" not in card.text
+    assert "2411.00776" in card.text and "16 x 16 pixels" in card.text
+
+
+def test_one_process_loads_folders_of_many_pipelines_through_the_base_class(pipe, rar_pipe, tmp_path):
+    for saved, name in ((pipe, "randar"), (rar_pipe, "rar"), (RandARInpaintPipeline.from_pipe(pipe), "inpaint")):
+        saved.save_pretrained(tmp_path / name)
+        again = DiffusionPipeline.from_pretrained(tmp_path / name, custom_pipeline="pipeline", trust_remote_code=True)
+        assert type(again) is type(saved)
 
 
 def test_saving_keeps_what_lies_there(pipe, tmp_path):

@@ -178,7 +178,6 @@ def test_stored_components_pass_the_check_for_hub_repositories(pipe, tmp_path):
 
 def test_load_through_the_base_class(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    (tmp_path / "pipeline.py").write_text("from randar_hf.pipelines import RandARPipeline\n")
     loaded = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline="pipeline", trust_remote_code=True)
     assert torch.equal(tokens(loaded, 2), tokens(pipe, 2))
 

@@ -1,0 +1,97 @@
+"""Class-conditional generation with a model of one order."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import ImagePipelineOutput
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+from .base import RandARBasePipeline
+
+
+class RARPipeline(RandARBasePipeline):
+    """
+    Class-conditional image generation with RAR (arXiv 2411.00776).
+
+    Args:
+        transformer ([`RARForCausalLM`]): predicts image tokens one after another.
+        vqvae (`diffusers.VQModel`): turns tokens into images.
+        id2label (`dict[int, str]`, *optional*): class names, so that labels can be given by name; names separated by
+            commas are synonyms.
+    """
+
+    model_type = "rar"
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | list[int | str] | torch.Tensor,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
+        guidance_power: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        order: str | torch.LongTensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
+    ) -> ImagePipelineOutput | tuple:
+        """
+        Generate images of the given classes.
+
+        Settings that are `None` take the value stored with the transformer, `transformer.generation_config`.
+
+        Args:
+            class_labels (`int`, `str`, `list` or `torch.Tensor`): class ids, names, or a mixture, one per image.
+            num_images_per_prompt (`int`): images for each label.
+            num_inference_steps (`int`, *optional*): decoding steps, as many as there are tokens, unless the model's
+                `scan_order` is one that is drawn: then also fewer.
+            guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
+            guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
+            guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
+            temperature (`float`, *optional*): above 0.
+            top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
+            top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
+            order (`str` or `torch.LongTensor`, *optional*): the model's own order, by name or as raster places of
+                shape (N,) or one row per image; any order, if `scan_order` is one that is drawn.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"` for tokens (B, N) in raster order.
+            return_dict (`bool`): return an `ImagePipelineOutput` or a plain tuple.
+            callback_on_step_end (callable, *optional*): called as `callback(pipe, step, step, {"latents": tokens})`
+                after each step; tokens are (B, N), -1 where unknown. It returns a dict, whose `latents` replace the
+                tokens. Setting `pipe._interrupt = True` stops; cells not decoded by then are grey.
+            callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
+
+        Returns:
+            `ImagePipelineOutput` or `tuple`: the images.
+
+        Raises:
+            ValueError: for any argument out of its range, before the model runs.
+        """
+        self.check_inputs(
+            num_images_per_prompt,
+            output_type,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        labels = [label for label in self.get_label_ids(class_labels) for _ in range(num_images_per_prompt)]
+        latents = self._draw(
+            labels,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            guidance_power=guidance_power,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            order=order,
+            generator=generator,
+        )
+        return self._finish(latents, self.transformer.config.grid, output_type, return_dict)

@@ -1,0 +1,88 @@
+"""Each pipeline takes one kind of model; all of them pass the exponent of guidance on."""
+
+import pytest
+import torch
+from PIL import Image
+
+from randar_hf.pipelines import (
+    RandARExtrapolationPipeline,
+    RandARInpaintPipeline,
+    RandAROutpaintPipeline,
+    RandARPipeline,
+    RARPipeline,
+)
+
+
+PICTURE, MASK = Image.linear_gradient("L").resize((16, 16)), Image.new("L", (16, 16), 255)
+ARGUMENTS = {
+    RandARPipeline: {},
+    RandARInpaintPipeline: {"image": PICTURE, "mask_image": MASK},
+    RandAROutpaintPipeline: {"image": PICTURE, "left": 8},
+    RandARExtrapolationPipeline: {},
+    RARPipeline: {},
+}
+OF_RANDAR = [pipeline for pipeline in ARGUMENTS if pipeline is not RARPipeline]
+
+
+@pytest.fixture
+def randar_pipe(model, vqvae):
+    return RandARPipeline(model, vqvae)
+
+
+@pytest.mark.parametrize("pipeline", OF_RANDAR)
+def test_a_rar_model_is_refused_where_it_lacks_the_skill(rar_pipe, pipeline, tmp_path):
+    rar_pipe.save_pretrained(tmp_path)
+    message = (
+        f"`transformer` must be a RandARForCausalLM for {pipeline.__name__}, got RARForCausalLM: RARPipeline .*"
+        "one order, so it cannot inpaint, outpaint or extrapolate"
+    )
+    for make in (
+        lambda: pipeline(rar_pipe.transformer, rar_pipe.vqvae),
+        lambda: pipeline.from_pipe(rar_pipe),
+        lambda: pipeline.from_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_a_randar_model_has_a_pipeline_of_its_own(randar_pipe, make_model, tmp_path):
+    randar_pipe.save_pretrained(tmp_path)
+    llamagen = make_model(position_instruction="none")
+    for make in (
+        lambda: RARPipeline(randar_pipe.transformer, randar_pipe.vqvae),
+        lambda: RARPipeline(llamagen, randar_pipe.vqvae),
+        lambda: RARPipeline.from_pipe(randar_pipe),
+        lambda: RARPipeline.from_pipe(RandARInpaintPipeline.from_pipe(randar_pipe)),
+        lambda: RARPipeline.from_pretrained(tmp_path),
+    ):
+        with pytest.raises(
+            ValueError, match="`transformer` must be a RARForCausalLM for RARPipeline, got RandAR.*: RandARPipeline"
+        ):
+            make()
+
+
+def test_what_is_no_model_is_refused(vqvae):
+    with pytest.raises(ValueError, match="`transformer` must be a RARForCausalLM for RARPipeline, got VQModel.$"):
+        RARPipeline(vqvae, vqvae)
+
+
+def test_pictures_of_tokens_need_no_transformer(rar_pipe, tmp_path):
+    rar_pipe.save_pretrained(tmp_path)
+    alone = RARPipeline.from_pretrained(tmp_path, transformer=None)
+    drawn = torch.arange(16)[None]
+    torch.testing.assert_close(alone.decode_latents(drawn, 4, 4), rar_pipe.decode_latents(drawn, 4, 4))
+
+
+@pytest.mark.parametrize("pipeline", ARGUMENTS)
+def test_the_exponent_of_guidance_is_passed_on(rar, model, vqvae, pipeline):
+    pipe = pipeline(rar if pipeline is RARPipeline else model, vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"guidance_scale": 8.0, "guidance_schedule": "power_cosine", "output_type": "latent"}
+
+    def draw(power):
+        generator = torch.Generator().manual_seed(0)
+        return pipe(0, guidance_power=power, generator=generator, **settings, **ARGUMENTS[pipeline]).images
+
+    assert torch.equal(draw(4.0), draw(4.0)) and not torch.equal(draw(4.0), draw(0.0))
+    with pytest.raises(ValueError, match="`guidance_power` must be a finite number of at least 0, got -1"):
+        draw(-1)

@@ -1,0 +1,189 @@
+"""RARPipeline, in the manner of diffusers' own pipeline tests."""
+
+import json
+
+import diffusers.pipelines.pipeline_utils as pipeline_utils
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_loading_utils import _get_custom_components_and_folders
+from transformers import AutoModelForCausalLM
+
+from randar_hf.pipelines import RARPipeline
+
+
+def tokens(pipe, *args, seed=0, **kwargs):
+    return pipe(*args, generator=torch.Generator().manual_seed(seed), output_type="latent", **kwargs).images
+
+
+def test_output_types(rar_pipe):
+    images = {}
+    for output_type in ("pil", "np", "pt"):
+        generator = torch.Generator().manual_seed(0)
+        images[output_type] = rar_pipe([0, 1], generator=generator, output_type=output_type).images
+    assert all(isinstance(image, PIL.Image.Image) and image.size == (16, 16) for image in images["pil"])
+    assert images["np"].shape == (2, 16, 16, 3) and 0 <= images["np"].min() and images["np"].max() <= 1
+    np.testing.assert_allclose(images["pt"].permute(0, 2, 3, 1).numpy(), images["np"], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(images["pil"][1]) / 255, images["np"][1], atol=0.5 / 255 + 1e-6)
+    expected = (rar_pipe.decode_latents(tokens(rar_pipe, [0, 1]), 4, 4) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(images["pt"], expected)
+    assert len(rar_pipe(0, return_dict=False)[0]) == 1
+
+
+def test_pipeline_and_model_draw_the_same(rar_pipe):
+    settings = {"guidance_scale": 3.0, "guidance_power": 2.0, "temperature": 0.9, "top_k": 9, "top_p": 0.9}
+    expected = rar_pipe.transformer.generate([4, 1], generator=torch.Generator().manual_seed(0), **settings)
+    assert torch.equal(tokens(rar_pipe, [4, 1], **settings), expected)
+
+
+def test_stored_settings_are_the_defaults(rar_pipe):
+    rar_pipe.transformer.generation_config.guidance_scale = 9.0
+    rar_pipe.transformer.generation_config.guidance_power = 2.0
+    assert rar_pipe.transformer.generation_config.guidance_schedule == "power_cosine"
+    assert torch.equal(tokens(rar_pipe, 2), tokens(rar_pipe, 2, guidance_scale=9.0, guidance_power=2.0))
+    assert not torch.equal(tokens(rar_pipe, 2), tokens(rar_pipe, 2, guidance_power=0.5))
+
+
+def test_labels_by_name(rar_pipe):
+    assert torch.equal(tokens(rar_pipe, ["white shark", "sea snake"]), tokens(rar_pipe, [1, 4]))
+    assert not torch.equal(tokens(rar_pipe, "tench"), tokens(rar_pipe, "sea snake"))
+    with pytest.raises(ValueError, match="`class_labels`.*near it are 'sea snake'"):
+        rar_pipe("sea snaek")
+
+
+def test_images_per_prompt_and_generators(rar_pipe, generators):
+    together = rar_pipe([1, 4], num_images_per_prompt=2, generator=generators(4), output_type="latent").images
+    assert len({tuple(image) for image in together.tolist()}) == 4
+    for i, label in enumerate([1, 1, 4, 4]):
+        alone = rar_pipe(label, generator=generators(1, first=i), output_type="latent").images
+        assert torch.equal(together[i : i + 1], alone)
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("num_images_per_prompt", {"num_images_per_prompt": 0}),
+        ("output_type", {"output_type": "jpeg"}),
+        ("callback_on_step_end", {"callback_on_step_end": 3}),
+        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
+        ("num_inference_steps", {"num_inference_steps": 8}),
+        ("num_inference_steps", {"num_inference_steps": 17}),
+        ("guidance_schedule", {"guidance_schedule": "late"}),
+        ("guidance_power", {"guidance_power": -1.0}),
+        ("generator", {"generator": [torch.Generator()] * 3}),
+    ],
+)
+def test_bad_input_is_named(rar_pipe, named, arguments):
+    with pytest.raises(ValueError, match=f"`{named}`"):
+        rar_pipe([0, 1], **arguments)
+
+
+@pytest.mark.parametrize("name", ["raster", "spiral_out"])
+def test_other_orders_are_refused(make_rar, vqvae, name):
+    pipe = RARPipeline(make_rar(scan_order=name), vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    expected = tokens(pipe, 0)
+    other = torch.arange(16).roll(1)
+    for order in ("random", "z_curve", other, other.expand(1, 16)):
+        with pytest.raises(ValueError, match=f"`order` must be '{name}'.*RandAR"):
+            pipe(0, order=order)
+    assert torch.equal(tokens(pipe, 0, order=name, num_inference_steps=16), expected)
+
+
+def test_a_model_that_was_not_annealed_goes_in_any_order(make_rar, vqvae):
+    pipe = RARPipeline(make_rar(scan_order="random"), vqvae)
+    seen = []
+    pipe(0, order="spiral_in", num_inference_steps=5, callback_on_step_end=lambda *inputs: seen.append(inputs[1]))
+    assert seen == list(range(5))
+
+
+def test_what_only_random_order_can_do_is_no_argument(rar_pipe):
+    for argument in ("refine", "spatial_guidance_scale"):
+        with pytest.raises(TypeError, match=argument):
+            rar_pipe(0, **{argument: 1})
+
+
+def test_tokenizer_with_another_vocabulary(make_rar, vqvae):
+    model = make_rar(vocab_size=64)
+    model.forward = None  # refused before it runs
+    with pytest.raises(ValueError, match="`vqvae` must have the transformer's 64 tokens, got one with 32"):
+        RARPipeline(model, vqvae)(0)
+
+
+def test_callback_sees_every_step_in_the_order_of_the_model(rar_pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, inputs):
+        seen.append((step, (inputs["latents"][0] >= 0).tolist()))
+        return inputs
+
+    rar_pipe(0, callback_on_step_end=callback)
+    assert seen == [(step, [place <= step for place in range(16)]) for step in range(16)]
+    assert rar_pipe.num_timesteps == 16
+
+
+def test_callback_changes_latents_and_guidance(rar_pipe):
+    def zeros(pipe, step, timestep, inputs):
+        return {"latents": inputs["latents"].clamp(max=0)}
+
+    def unguided(pipe, step, timestep, inputs):
+        pipe._guidance_scale = 1.0
+
+    assert (tokens(rar_pipe, 0, callback_on_step_end=zeros) == 0).all()
+    expected = tokens(rar_pipe, 0, guidance_scale=9.0, guidance_power=0.0)
+    assert not torch.equal(
+        tokens(rar_pipe, 0, guidance_scale=9.0, guidance_power=0.0, callback_on_step_end=unguided), expected
+    )
+
+
+def test_callback_stops(rar_pipe):
+    def callback(pipe, step, timestep, inputs):
+        pipe._interrupt = step == 2
+
+    drawn = tokens(rar_pipe, 0, callback_on_step_end=callback)
+    assert (drawn[0] >= 0).tolist() == [True] * 3 + [False] * 13
+    image = rar_pipe(0, callback_on_step_end=callback, output_type="np").images
+    assert (image[0, 4:] == 0.5).all() and (image[0, :4, :12] != 0.5).any()  # cells not decoded are grey
+
+
+def test_save_and_load(rar_pipe, tmp_path, class_names, monkeypatch):
+    rar_pipe.transformer.generation_config.guidance_power = 1.5
+    rar_pipe.save_pretrained(tmp_path)
+    warned = []
+    monkeypatch.setattr(pipeline_utils.logger, "warning", lambda message, *args: warned.append(message))
+    own = RARPipeline.from_pretrained(tmp_path)
+    through_base = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline="pipeline", trust_remote_code=True)
+    assert type(through_base) is RARPipeline and own.id2label == class_names and not warned
+    expected = tokens(rar_pipe, ["tench", 4])
+    for loaded in (own, through_base):
+        loaded.set_progress_bar_config(disable=True)
+        assert torch.equal(tokens(loaded, ["tench", 4]), expected)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, subfolder="transformer")
+    assert torch.equal(model.generate([0, 4], generator=torch.Generator().manual_seed(0)), expected)
+
+
+def test_stored_components_pass_the_check_for_hub_repositories(rar_pipe, tmp_path):
+    rar_pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "RARPipeline" and index["transformer"] == ["randar_hf", "RARForCausalLM"]
+    components = {name: value for name, value in index.items() if not name.startswith("_") and name != "id2label"}
+    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    custom, folders = _get_custom_components_and_folders("someone/model", components, files)
+    assert custom == {} and sorted(folders) == ["transformer", "vqvae"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(rar_pipe, tmp_path, dtype):
+    rar_pipe.save_pretrained(tmp_path)
+    loaded = RARPipeline.from_pretrained(tmp_path, dtype=dtype)
+    assert loaded.transformer.dtype == dtype and loaded.vqvae.dtype == dtype
+    assert np.isfinite(loaded([0, 1], output_type="np").images).all()
+
+
+def test_offload_hooks(rar_pipe):
+    expected = tokens(rar_pipe, [0, 1])
+    rar_pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(tokens(rar_pipe, [0, 1]), expected)
+    assert len(rar_pipe(0).images) == 1
