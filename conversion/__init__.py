@@ -5,9 +5,10 @@ from .convert_llamagen import convert_llamagen
 from .convert_llamagen_vq import convert_llamagen_vq
 from .convert_maskgit_vq import convert_maskgit_vq
 from .convert_randar import convert_randar
-from .decoders import published_state_dict
+from .convert_rar import convert_rar
 from .detection import convert_model, convert_tokenizer
 from .published_files import find_published
+from .published_layouts import published_state_dict
 
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "convert_maskgit_vq",
     "convert_model",
     "convert_randar",
+    "convert_rar",
     "convert_tokenizer",
     "find_published",
     "imagenet_classes",

@@ -7,7 +7,7 @@ import torch
 
 from randar_hf import RandARForCausalLM
 
-from .decoders import convert_decoder
+from .randar_layout import convert_decoder
 
 
 def convert_llamagen(

@@ -1,169 +1,76 @@
-"""What RandAR and LlamaGen checkpoints share: names, sizes, and the way to a `RandARForCausalLM`."""
+"""What published decoders of image tokens share: other names, other shapes, and a strict way in and back."""
 
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
-from randar_hf import RandARConfig, RandARForCausalLM
-
-from .checkpoint_files import read_checkpoint
-from .state_dicts import check_tensors, count, refuse_other_kinds, shape_of
+from .state_dicts import check_tensors
 
 
-PUBLISHED_HEAD_DIM = 64
-OTHER_HEAD_DIMS = {3200: 100, 4096: 128}  # by width: LlamaGen's 3B and 7B
-
-# The guidance that the authors found best: RandAR's by width and codes, LlamaGen's, which is constant, by width.
-RANDAR_GUIDANCE, RANDAR_GUIDANCE_OF = 4.0, {(1024, 16384): 3.4}
-LLAMAGEN_GUIDANCE, LLAMAGEN_GUIDANCE_OF = 2.0, {1280: 1.75, 1536: 1.75, 3200: 1.65}
-
-# Modules here, and where their weights are in a published file.
-PUBLISHED = {
-    "model.embed_tokens": "tok_embeddings",
-    "model.embed_classes": "cls_embedding.embedding_table",
-    "model.position_instruction": "pos_instruct_embeddings",
-    "model.norm": "norm",
-    "lm_head": "output",
-}
-PUBLISHED_IN_LAYER = {
-    "self_attn.q_proj": "attention.wqkv",
-    "self_attn.k_proj": "attention.wqkv",
-    "self_attn.v_proj": "attention.wqkv",
-    "self_attn.o_proj": "attention.wo",
-    "mlp.gate_proj": "feed_forward.w1",
-    "mlp.up_proj": "feed_forward.w3",
-    "mlp.down_proj": "feed_forward.w2",
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
-def convert_decoder(
-    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
-    converter: str,
-    num_attention_heads: int | None,
-    overrides: Mapping,
-) -> RandARForCausalLM:
+@dataclass(frozen=True)
+class DecoderLayout:
     """
-    Turn a published decoder of image tokens into the same model for transformers.
+    The layout that authors published their decoder in.
 
-    Args:
-        checkpoint (`str` or mapping): path of a file, or the state dict itself.
-        converter (`str`): name of the public function that asks, which tells the expected kind of checkpoint.
-        num_attention_heads (`int` or `None`): attention heads; by default as many as published models of that width
-            have.
-        overrides (`Mapping`): fields of [`RandARConfig`] that are not to be read from shapes.
-
-    Returns:
-        `RandARForCausalLM`: the model in evaluation mode, in the type of the checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        TypeError: if `checkpoint` is neither a path nor a state dict.
-        ValueError: for a file that cannot be read or is of another kind, or naming the first tensor that is missing,
-            misshapen or unexpected.
+    Attributes:
+        modules (`Mapping[str, str]`): published names by the names of modules and parameters here.
+        in_layer (`Mapping[str, str]`): the same inside a layer; modules here that share a published name are the rows
+            of one tensor, in this order.
+        layers (`str`): what the published names of layers begin with.
+        dimensions (`Mapping[str, int]`): dimensions of published tensors that have more than the one here, by
+            published name; the additional ones come first and are of size one.
     """
-    tensors = read_checkpoint(checkpoint)
-    _refuse_captions(tensors)
-    refuse_other_kinds(tensors, converter)
-    with torch.device("meta"):
-        model = RandARForCausalLM(_read_config(tensors, num_attention_heads, overrides))
-    targets = model.state_dict()
-    parts = {}  # names here by published name; q, k, v in this order are the rows of one tensor
-    for name in targets:
-        parts.setdefault(_published_name(name), []).append(name)
-    rows = {published: [len(targets[name]) for name in names] for published, names in parts.items()}
-    check_tensors(tensors, {name: (sum(rows[name]), *targets[parts[name][0]].shape[1:]) for name in parts})
-    renamed = {}
-    for published, names in parts.items():
-        renamed.update(zip(names, tensors[published].split(rows[published]), strict=True))
-    model.load_state_dict(renamed, assign=True)
-    _suit_generation(model)
-    return model.eval()
 
+    modules: Mapping[str, str]
+    in_layer: Mapping[str, str]
+    layers: str
+    dimensions: Mapping[str, int]
 
-def published_state_dict(model: RandARForCausalLM) -> dict[str, torch.Tensor]:
-    """
-    The way back: a model's weights in the layout that its authors published.
+    def fill(self, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]):
+        """
+        Give a model on the meta device the tensors of a checkpoint.
 
-    Args:
-        model ([`RandARForCausalLM`]): with `position_instruction="rope"` (RandAR's layout) or `"none"` (LlamaGen's).
-
-    Returns:
-        `dict[str, torch.Tensor]`: tensors by published name, for `safetensors.torch.save_file` or, under the key
-        "model", for `torch.save`. Those of a converted model equal the tensors of its file.
-
-    Raises:
-        TypeError: if `model` is no [`RandARForCausalLM`].
-        ValueError: for a `position_instruction` that was never published.
-    """
-    if not isinstance(model, RandARForCausalLM):
-        raise TypeError(f"`model` must be a RandARForCausalLM, got {type(model).__name__}.")
-    if model.config.position_instruction not in ("rope", "none"):
-        raise ValueError(
-            f"`model` must have the position instruction 'rope' or 'none', got {model.config.position_instruction!r}: "
-            "no other layout was published."
-        )
-    parts = {}  # tensors by published name
-    for name, tensor in model.state_dict().items():
-        parts.setdefault(_published_name(name), []).append(tensor)
-    return {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
-
-
-def _suit_generation(model: RandARForCausalLM):
-    """Set the defaults of `generate` to those that the authors found best for a model of this size."""
-    config, generation = model.config, model.generation_config
-    if config.position_instruction == "none":
-        generation.guidance_scale = LLAMAGEN_GUIDANCE_OF.get(config.hidden_size, LLAMAGEN_GUIDANCE)
-        generation.guidance_schedule = "constant"
-    else:
-        generation.guidance_scale = RANDAR_GUIDANCE_OF.get((config.hidden_size, config.vocab_size), RANDAR_GUIDANCE)
-
-
-def _refuse_captions(tensors: Mapping[str, torch.Tensor]):
-    for name in tensors:
-        if name.startswith(("cls_embedding.cap_proj.", "cls_embedding.uncond_embedding")):
-            raise ValueError(
-                f"`checkpoint` is a text-conditional model, as {name!r} shows: only class-conditional models can be "
-                "converted."
-            )
-
-
-def _read_config(tensors: Mapping[str, torch.Tensor], num_attention_heads: int | None, overrides) -> RandARConfig:
-    vocab_size, hidden_size = shape_of(tensors, "tok_embeddings.weight", 2)
-    class_rows, _ = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)
-    intermediate_size, _ = shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)
-    attention_rows, _ = shape_of(tensors, "layers.0.attention.wqkv.weight", 2)
-    heads = num_attention_heads
-    if heads is None:
-        heads, rest = divmod(hidden_size, OTHER_HEAD_DIMS.get(hidden_size, PUBLISHED_HEAD_DIM))
-        if rest:
-            raise ValueError(
-                f"`num_attention_heads` must be given for a `checkpoint` of the width {hidden_size}, which published "
-                f"heads of {PUBLISHED_HEAD_DIM} do not divide."
-            )
-    key_value_heads = (attention_rows - hidden_size) * heads // (2 * hidden_size)
-    if key_value_heads < 1 or heads % key_value_heads:
-        key_value_heads = heads  # then the check of shapes names the tensor
-    return RandARConfig(
-        **{
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "intermediate_size": intermediate_size,
-            "num_hidden_layers": count(tensors, "layers."),
-            "num_attention_heads": heads,
-            "num_key_value_heads": key_value_heads,
-            "num_classes": class_rows - 1,
-            **overrides,
+        Raises:
+            ValueError: naming the first tensor that is missing, misshapen, no floating point tensor or unexpected.
+        """
+        targets, parts = model.state_dict(), self._parts(model)
+        rows = {published: [len(targets[name]) for name in names] for published, names in parts.items()}
+        shapes = {
+            published: self._published_shape(published, (sum(rows[published]), *targets[names[0]].shape[1:]))
+            for published, names in parts.items()
         }
-    )
+        check_tensors(tensors, shapes)
+        renamed = {}
+        for published, names in parts.items():
+            tensor = tensors[published].reshape(-1, *targets[names[0]].shape[1:])
+            renamed.update(zip(names, tensor.split(rows[published]), strict=True))
+        model.load_state_dict(renamed, assign=True)
 
+    def tensors_of(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """The tensors of a model by published name."""
+        tensors, published = model.state_dict(), {}
+        for name, names in self._parts(model).items():
+            tensor = torch.cat([tensors[part] for part in names]) if len(names) > 1 else tensors[names[0]]
+            published[name] = tensor.view(self._published_shape(name, tuple(tensor.shape)))
+        return published
 
-def _published_name(name: str) -> str:
-    module = name.removesuffix(".weight")
-    ending = name[len(module) :]
-    if module in PUBLISHED:
-        return PUBLISHED[module] + ending
-    layer, _, rest = module.removeprefix("model.layers.").partition(".")
-    return f"layers.{layer}.{PUBLISHED_IN_LAYER[rest]}{ending}"
+    def _parts(self, model: PreTrainedModel) -> dict[str, list[str]]:
+        """Names here by published name."""
+        parts = {}
+        for name in model.state_dict():
+            parts.setdefault(self._published_name(name), []).append(name)
+        return parts
+
+    def _published_name(self, name: str) -> str:
+        if name in self.modules:
+            return self.modules[name]
+        module, _, ending = name.rpartition(".")
+        if module in self.modules:
+            return f"{self.modules[module]}.{ending}"
+        layer, _, rest = module.removeprefix("model.layers.").partition(".")
+        return f"{self.layers}.{layer}.{self.in_layer[rest]}.{ending}"
+
+    def _published_shape(self, published: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (1,) * (self.dimensions.get(published, len(shape)) - len(shape)) + shape

@@ -16,6 +16,12 @@ LLAMAGEN_LIMITS = (
     "repository)."
 )
 
+RAR_LIMITS = (
+    "They hold for the settings of the authors' sampler; the exponent of guidance and the temperature among them are "
+    "stored as this model's defaults. A third party who trained RAR anew reports an FID that is higher by 0.7 (issue "
+    "50 of the authors' repository). The authors' README says that the weights are for research only."
+)
+
 
 @dataclass(frozen=True)
 class PublishedFile:
@@ -24,12 +30,12 @@ class PublishedFile:
 
     Attributes:
         origin ([`Origin`]): for its model card.
-        grid_size (`int`): tokens per side of the grid it was trained on.
+        grid_size (`int` or `None`): tokens per side of the grid it was trained on, where no shape tells it.
         num_parameters (`int`): its size, by which a file that only has the name is told.
     """
 
     origin: Origin
-    grid_size: int
+    grid_size: int | None
     num_parameters: int
 
 
@@ -69,6 +75,20 @@ def _llamagen(size: str, side: int, num_parameters: int, guidance_scale: float, 
     return PublishedFile(origin, side // 16, num_parameters)
 
 
+def _rar(size: str, num_parameters: int, guidance_scale: float, fid: float) -> PublishedFile:
+    origin = Origin(
+        name=f"RAR-{size}",
+        repository="yucornetto/RAR",
+        source="https://github.com/bytedance/1d-tokenizer",
+        license="apache-2.0",
+        dataset="imagenet-1k",
+        guidance_scale=guidance_scale,
+        fid=fid,
+        limits=RAR_LIMITS,
+    )
+    return PublishedFile(origin, None, num_parameters)
+
+
 PUBLISHED_FILES = {
     "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors": _randar("RandAR-L", 342_912_000, 3.4, 2.65, 249),
     "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors": _randar(
@@ -82,4 +102,8 @@ PUBLISHED_FILES = {
     "c2i_XL_384.pt": _llamagen("XL", 384, 774_699_520, 1.75, 2.62),
     "c2i_XXL_384.pt": _llamagen("XXL", 384, 1_410_972_672, 1.75, 2.34),
     "c2i_3B_384.pt": _llamagen("3B", 384, 3_096_659_200, 1.65, 2.18),
+    "rar_b.bin": _rar("B", 260_923_648, 16.0, 1.95),
+    "rar_l.bin": _rar("L", 461_668_352, 15.5, 1.70),
+    "rar_xl.bin": _rar("XL", 955_425_024, 6.9, 1.50),
+    "rar_xxl.bin": _rar("XXL", 1_498_520_704, 8.0, 1.48),
 }

@@ -8,6 +8,7 @@ import torch
 # By converter: how names begin that only its files have, and what such a file is. The first that fits decides.
 KINDS = {
     "convert_randar": ("pos_instruct_embeddings", "a RandAR model"),
+    "convert_rar": ("target_aware_pos_embed", "a RAR model"),
     "convert_llamagen": ("layers.", "a LlamaGen model, without 'pos_instruct_embeddings'"),
     "convert_llamagen_vq": ("encoder.conv_blocks.", "LlamaGen's image tokenizer"),
     "convert_maskgit_vq": ("encoder.down.", "MaskGIT's image tokenizer"),

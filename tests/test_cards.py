@@ -1,11 +1,15 @@
 """Cards of models on the Hub."""
 
+import re
+
 import pytest
 import transformers.utils.hub as hub_utils
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 
+from randar_hf import RandARConfig, RARConfig
 from randar_hf.cards import Origin, make_card
 from randar_hf.configuration_generation import RandARGenerationConfig
+from randar_hf.conversion.published_files import PUBLISHED_FILES
 
 
 ORIGIN = Origin(
@@ -71,10 +75,58 @@ def test_published_figures_name_their_source(model):
     assert "| 3.4 | 2.65 | 249 |" in card.text and "Measured once." in card.text and card.data.license == "mit"
 
 
+def card_of(config, **settings):
+    return make_card("mine", config, RandARGenerationConfig.from_model_config(config), 100, **settings)
+
+
+@pytest.mark.parametrize(
+    ("config", "tag", "pipeline", "arxiv"),
+    [
+        (RandARConfig(), "randar", "RandARPipeline", "2412.01827"),
+        (RandARConfig(position_instruction="none"), "llamagen", "RandARPipeline", "2406.06525"),
+        (RARConfig(), "rar", "RARPipeline", "2411.00776"),
+    ],
+)
+@pytest.mark.parametrize("pixels", [None, (16, 16)])
+def test_each_family_has_its_paper_and_its_pipeline(config, tag, pipeline, arxiv, pixels):
+    card = card_of(config, pixels=pixels)
+    assert card.data.tags[0] == tag
+    assert f"model (arXiv {arxiv})" in card.text and f"journal={{arXiv preprint arXiv:{arxiv}}}" in card.text
+    assert {pipeline} == set(re.findall(r"\b(?!Diffusion)\w+Pipeline\b", card.text))
+
+
+def test_details_of_rar():
+    text = card_of(RARConfig()).text
+    assert "| order at the end of training | raster |" in text and "position instruction" not in text
+    assert "| position embeddings | of tokens and of targets |" in text
+    assert "power_cosine guidance of 15.5 with the power 2.5, temperature 1.02 |" in text
+    assert "merged" in card_of(RARConfig(merged_positions=True)).text
+    assert (
+        "| spiral_in, a share of 0.125 permuted |"
+        in card_of(RARConfig(scan_order="spiral_in", random_ratio=0.125)).text
+    )
+    text = card_of(RandARConfig()).text
+    assert "| position instruction | rope |" in text and "linear guidance of 4.0 |" in text
+
+
+def test_a_published_rar_names_figures_licence_and_limits():
+    origin = PUBLISHED_FILES["rar_l.bin"].origin
+    card = card_of(RARConfig(), pixels=(256, 256), origin=origin)
+    assert card.data.license == "apache-2.0" and card.data.base_model == "yucornetto/RAR"
+    assert "| 15.5 | 1.7 | [authors' README]" in card.text and "issue 50" in card.text
+
+
+def test_a_pushed_rar_carries_its_card(make_rar, pushed):
+    make_rar().push_to_hub("someone/tench")
+    assert "A RAR model" in pushed["README.md"].decode()
+    assert b'"guidance_power": 0.0' in pushed["generation_config.json"]
+
+
+@pytest.mark.parametrize("config", [RandARConfig(), RARConfig(merged_positions=True)])
 @pytest.mark.parametrize("pixels", [None, (16, 16)])
 @pytest.mark.parametrize("has_code", [False, True])
-def test_examples_on_cards_are_python(model, pixels, has_code):
-    card = make_card("mine", model.config, RandARGenerationConfig(), 100, pixels=pixels, has_code=has_code)
+def test_examples_on_cards_are_python(config, pixels, has_code):
+    card = card_of(config, pixels=pixels, has_code=has_code)
     blocks = card.text.split("```python\n")[1:]
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")

@@ -15,15 +15,44 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from randar_hf import RandARConfig, RandARForCausalLM
+from randar_hf import RandARConfig, RandARForCausalLM, demo_checkpoint
 from randar_hf.cli import main
 from randar_hf.conversion import convert_model, convert_tokenizer, published_state_dict
 from randar_hf.conversion.published_files import PUBLISHED_FILES
 from randar_hf.convert import convert_checkpoint
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline, RARPipeline
 
 
 HEADS = {"num_attention_heads": 4, "grid_size": 4}
+
+
+@pytest.fixture
+def rar_files(published, tmp_path):
+    """`rar_files()` writes a RAR model of 64 codes and 10 classes, and its tokenizer."""
+
+    def write(name: str = "model.pt", num_codes: int = 64) -> tuple[Path, Path]:
+        tensors = published("rar")
+        for head in ("lm_head.weight", "lm_head.bias"):
+            tensors[head] = tensors[head][:num_codes].clone()
+        tensors["embeddings.weight"] = tensors["embeddings.weight"][: num_codes + 12].clone()
+        torch.save(tensors, tmp_path / name)
+        torch.save(published("maskgit_vq"), tmp_path / "tokenizer.pt")
+        return tmp_path / name, tmp_path / "tokenizer.pt"
+
+    return write
+
+
+@pytest.fixture
+def trained(make_rar, make_vqvae, class_names, tmp_path):
+    """`trained()` writes the pipeline of a RAR model, as training does, and returns its folder."""
+
+    def write(**overrides) -> Path:
+        model = make_rar(**{"scan_order": "spiral_out", **overrides})
+        model.generation_config.guidance_scale = 2.5
+        RARPipeline(model, make_vqvae(), id2label=class_names).save_pretrained(tmp_path / "trained")
+        return tmp_path / "trained"
+
+    return write
 
 
 def draw(pipe, **settings):
@@ -52,6 +81,162 @@ def test_the_folder_loads_in_three_ways(published_files, tmp_path, model, tokeni
     auto = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer")
     drawn = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
     assert torch.equal(drawn, draw(direct, output_type="latent"))
+
+
+def test_a_rar_folder_loads_in_three_ways(rar_files, tmp_path):
+    checkpoint, tokens = rar_files()
+    folder = convert_checkpoint(checkpoint, tokens, tmp_path / "out")
+    assert left_in(folder) == ["README.md", "model_index.json", "pipeline.py", "transformer", "vqvae"]
+    assert "rar" in ModelCard.load(folder / "README.md").data.tags
+
+    direct = RARPipeline(convert_model(checkpoint), convert_tokenizer(tokens))
+    expected = draw(direct, output_type="np")
+    theirs = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+    for pipe in (RARPipeline.from_pretrained(folder), theirs):
+        assert type(pipe) is RARPipeline and pipe.transformer.config.grid == (4, 4)
+        np.testing.assert_array_equal(draw(pipe, output_type="np"), expected)
+    auto = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer")
+    drawn = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, draw(direct, output_type="latent"))
+
+
+def test_a_rar_file_is_merged_and_keeps_its_origin(rar_files, tmp_path, capsys, monkeypatch):
+    checkpoint, tokens = rar_files("rar_b.bin")
+    plain = convert_model(checkpoint)
+    published = replace(PUBLISHED_FILES["rar_b.bin"], num_parameters=plain.num_parameters())
+    monkeypatch.setitem(PUBLISHED_FILES, "rar_b.bin", published)
+    assert run(capsys, checkpoint, tmp_path / "out", "--tokenizer", tokens, "--merge-positions")[0] == 0
+    model = RARPipeline.from_pretrained(tmp_path / "out").transformer
+    assert model.config.merged_positions and model.num_parameters() < plain.num_parameters()
+    labels = torch.arange(10)
+    torch.testing.assert_close(
+        model.log_likelihood(tokens := plain.generate(labels, do_sample=False), labels),
+        plain.log_likelihood(tokens, labels),
+    )
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model == "yucornetto/RAR" and "position embeddings | merged" in card.text
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("fid", 1.95)]
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_trained_pipeline_is_merged(trained, class_names, tmp_path, capsys):
+    folder = trained()
+    before = files_of(folder)
+    assert run(capsys, folder, tmp_path / "out", "--merge-positions")[0] == 0
+    assert files_of(folder) == before
+    old, new = RARPipeline.from_pretrained(folder), RARPipeline.from_pretrained(tmp_path / "out")
+    assert new.transformer.config.merged_positions and not old.transformer.config.merged_positions
+    assert new.id2label == class_names and new.transformer.generation_config.guidance_scale == 2.5
+    np.testing.assert_allclose(draw(new, output_type="np"), draw(old, output_type="np"), atol=1e-5)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'RARPipeline.from_pretrained("out")' in text and "position embeddings | merged" in text
+
+
+def test_a_trained_pipeline_gets_code_and_names(trained, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    command = [trained(), tmp_path / "out", "--with-code", "--class-names", tmp_path / "names.txt"]
+    assert run(capsys, *command)[0] == 0
+    assert (tmp_path / "out" / "transformer" / "modeling_rar.py").exists()
+    pipe = RARPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert pipe.id2label == dict(enumerate("abcde"))
+    assert "trust_remote_code" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_other_pipelines_stay_what_they_are(model, vqvae, tmp_path):
+    vqvae.register_to_config(_pixel_range=(0.0, 1.0))
+    RandARInpaintPipeline(model, vqvae).save_pretrained(tmp_path / "in")
+    folder = convert_checkpoint(tmp_path / "in", None, tmp_path / "out")
+    pipe = RandARInpaintPipeline.from_pretrained(folder)
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "RandARInpaintPipeline"
+    assert tuple(pipe.vqvae.config["_pixel_range"]) == (0.0, 1.0)
+    assert all(torch.equal(pipe.transformer.state_dict()[name], old) for name, old in model.state_dict().items())
+
+
+def broken_pipeline(kind, folder, tmp_path):
+    """Options for the folder of a pipeline with one thing wrong, and what the error must name."""
+    if kind in ("tokenizer", "num-attention-heads", "grid-size"):
+        return [f"--{kind}", 4], f"`{kind.replace('-', '_')}` belongs to a `checkpoint` that is a file"
+    if kind == "names":
+        (tmp_path / "names.txt").write_text("cat\n")
+        return ["--class-names", tmp_path / "names.txt"], "1 names, but the checkpoint has 5 classes"
+    if kind == "no pipeline":
+        (folder / "model_index.json").unlink()
+        return [], "has no model_index.json"
+    if kind == "cut":
+        weights = folder / "transformer" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    if kind in ("foreign", "no class", "no index"):
+        index = {"foreign": {"_class_name": ["mine", "Mine"]}, "no class": {}, "no index": []}[kind]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return [], "must be a RandARPipeline or"
+    return [], "cannot be loaded"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tokenizer",
+        "num-attention-heads",
+        "grid-size",
+        "names",
+        "no pipeline",
+        "cut",
+        "foreign",
+        "no class",
+        "no index",
+    ],
+)
+def test_wrong_pipelines_are_one_line_and_leave_nothing(trained, tmp_path, capsys, kind):
+    folder = trained()
+    options, named = broken_pipeline(kind, folder, tmp_path)
+    before = left_in(tmp_path)
+    code, error = run(capsys, folder, tmp_path / "out", *options)
+    assert code == 2 and named in error[0]
+    assert left_in(tmp_path) == before
+
+
+def unmergeable(kind, trained, published_files, tmp_path):
+    """A checkpoint and options, and why its positions are not merged."""
+    if kind == "a RandAR file":
+        checkpoint, tokenizer = published_files()
+        return checkpoint, ["--tokenizer", tokenizer, "--num-attention-heads", 4], "needs a RAR model, got a RandAR"
+    if kind == "a RandAR pipeline":
+        return demo_checkpoint(), [], "`merge_positions` needs a RAR model, got a RandARForCausalLM"
+    if kind == "annealing":
+        return trained(random_ratio=0.2), [], "annealing has ended"
+    if kind == "any order":
+        return trained(scan_order="random"), [], "annealing has ended"
+    convert_checkpoint(trained(), None, tmp_path / "merged", merge_positions=True)
+    return tmp_path / "merged", [], "has them merged"
+
+
+@pytest.mark.parametrize("kind", ["a RandAR file", "a RandAR pipeline", "annealing", "any order", "merged"])
+def test_what_cannot_be_merged_leaves_the_output_as_it_was(trained, published_files, tmp_path, capsys, kind):
+    checkpoint, options, reason = unmergeable(kind, trained, published_files, tmp_path)
+    convert_checkpoint(demo_checkpoint(), None, tmp_path / "out")
+    before, files = left_in(tmp_path), files_of(tmp_path / "out")
+    command = [checkpoint, tmp_path / "out", "--merge-positions", "--overwrite", *options]
+    code, error = run(capsys, *command)
+    assert code == 2 and "`merge_positions`" in error[0] and reason in error[0]
+    assert left_in(tmp_path) == before and files_of(tmp_path / "out") == files
+
+
+def test_a_pipeline_is_not_replaced_by_itself(trained, tmp_path, capsys):
+    folder = trained()
+    before = files_of(folder)
+    for output in (folder, folder / ".." / "trained"):
+        code, error = run(capsys, folder, output, "--merge-positions", "--overwrite")
+        assert code == 2 and "would be lost" in error[0]
+    assert files_of(folder) == before
+
+
+def test_a_folder_with_code_is_not_run(trained, tmp_path, capsys):
+    convert_checkpoint(trained(), None, tmp_path / "code", with_code=True)
+    code, error = run(capsys, tmp_path / "code", tmp_path / "out")
+    assert code == 2 and "`checkpoint`" in error[0] and "trust_remote_code" in error[0]
 
 
 def test_defaults_suit_the_checkpoint(published_files, tmp_path):
@@ -171,6 +356,10 @@ def broken(kind, checkpoint, tokenizer, tmp_path):
         return options, [*extra, "--class-names", tmp_path / "names.txt"], "2 names, but the checkpoint has 10 classes"
     if kind == "no folder above":
         return options | {"output": tmp_path / "none" / "out"}, extra, "`output`"
+    if kind == "no tokenizer":
+        return options | {"tokenizer": None}, extra, "`tokenizer` must be given"
+    if kind == "folder":
+        return options | {"checkpoint": tmp_path}, extra, "is a folder, but no pipeline's"
     if kind == "codes":
         tensors = torch.load(checkpoint)["model"]
         for name in ("tok_embeddings.weight", "output.weight"):
@@ -185,20 +374,31 @@ def broken(kind, checkpoint, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     "kind",
     ["missing", "missing tokenizer", "cut", "tokenizer as model", "model as tokenizer", "another program", "names"]
-    + ["no folder above", "codes", "heads"],
+    + ["no folder above", "no tokenizer", "folder", "codes", "heads"],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(published_files, tmp_path, capsys, kind):
     checkpoint, tokenizer = published_files()
     options, extra, named = broken(kind, checkpoint, tokenizer, tmp_path)
     before = left_in(tmp_path)
-    code, error = run(capsys, options["checkpoint"], options["output"], "--tokenizer", options["tokenizer"], *extra)
+    if options["tokenizer"] is not None:
+        extra = [*extra, "--tokenizer", options["tokenizer"]]
+    code, error = run(capsys, options["checkpoint"], options["output"], *extra)
     assert code == 2 and named in error[0]
     assert left_in(tmp_path) == before
+
+
+def test_a_rar_model_needs_its_own_tokenizer(rar_files, tmp_path, capsys):
+    checkpoint, tokenizer = rar_files(num_codes=60)
+    code, error = run(capsys, checkpoint, tmp_path / "out", "--tokenizer", tokenizer)
+    assert code == 2 and "`vqvae` must have the transformer's 60 tokens, got one with 64" in error[0]
+    assert left_in(tmp_path) == ["model.pt", "tokenizer.pt"]
 
 
 def test_what_is_no_path(published_files):
     with pytest.raises(TypeError, match="`output` must be a path, got 3"):
         convert_checkpoint(*published_files(), 3)
+    with pytest.raises(TypeError, match="`checkpoint` must be a path, got None"):
+        convert_checkpoint(None, None, "out")
     with pytest.raises(TypeError, match="`class_names` must be a path"):
         convert_checkpoint(*published_files(), "out", class_names=["cat"])
 

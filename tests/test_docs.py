@@ -114,6 +114,11 @@ def downloads(published, tmp_path, monkeypatch):
         for codes in ("tok_embeddings.weight", "output.weight"):
             tensors[codes] = tensors[codes][:64].clone()
         save_file(tensors, name) if name.endswith(".safetensors") else torch.save({"model": tensors}, name)
+    tensors = published("rar")
+    tensors["embeddings.weight"] = torch.zeros(64 + 1002, 64)
+    for head in ("lm_head.weight", "lm_head.bias"):
+        tensors[head] = tensors[head][:64].clone()
+    torch.save(tensors, "rar_l.bin")
     torch.save({"model": published("llamagen_vq")}, "vq_ds16_c2i.pt")
     torch.save(published("maskgit_vq"), "maskgit-vqgan-imagenet-f16-256.bin")
     for wordnet_id in ("n01440764", "n01443537"):

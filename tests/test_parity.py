@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from randar_hf import vq
-from randar_hf.conversion import convert_llamagen, convert_llamagen_vq, convert_maskgit_vq, convert_randar
+from randar_hf.conversion import convert_llamagen, convert_llamagen_vq, convert_maskgit_vq, convert_randar, convert_rar
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -46,6 +46,12 @@ def randar():
 def llamagen():
     checkpoint, config, expected = load_case("llamagen")
     return convert_llamagen(checkpoint, num_attention_heads=config["n_head"], grid_size=4), expected
+
+
+@pytest.fixture(scope="module")
+def rar():
+    checkpoint, _, expected = load_case("rar")
+    return convert_rar(checkpoint), expected
 
 
 @torch.no_grad()
@@ -93,6 +99,30 @@ def test_llamagen_greedy_tokens(llamagen, scale):
         do_sample=False,
     )
     assert torch.equal(tokens, expected[f"greedy_cfg{scale}"])
+
+
+@torch.no_grad()
+def test_rar_logits(rar):
+    model, expected = rar
+    tokens, labels = expected["image_tokens"], expected["class_labels"]
+    assert (model(tokens, labels, order=expected["order"]).logits - expected["logits_random"]).abs().max() < 1e-5
+    assert (model(tokens).logits - expected["null_logits_raster"]).abs().max() < 1e-5
+    for either in (model, model.merge_positions()):
+        assert (either(tokens, labels).logits - expected["logits_raster"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(
+    ("case", "scale", "power"), [("cfg0_pow0", 1.0, 0.0), ("cfg16_pow2.75", 16.0, 2.75), ("cfg4_pow0", 4.0, 0.0)]
+)
+def test_rar_greedy_tokens(rar, case, scale, power, merged):
+    """The scale 0 turns guidance off there, which is 1 here."""
+    model, expected = rar
+    model = model.merge_positions() if merged else model
+    tokens = model.generate(
+        expected["class_labels"], guidance_scale=scale, guidance_power=power, temperature=1.0, do_sample=False
+    )
+    assert torch.equal(tokens, expected[f"greedy_{case}"])
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def _describe(config: PreTrainedConfig) -> tuple[Family, list[tuple[str, str]]]:
     """The family of a model, and the rows of details that only its family has."""
     if config.model_type == "rar":
         positions = "merged, so that no other order is left" if config.merged_positions else "of tokens and of targets"
-        annealed = f", {config.random_ratio:.0%} of the images permuted" if config.random_ratio > 0 else ""
+        annealed = f", a share of {config.random_ratio:.3g} permuted" if config.random_ratio > 0 else ""
         return FAMILIES["rar"], [
             ("order at the end of training", f"{config.scan_order}{annealed}"),
             ("position embeddings", positions),

@@ -9,7 +9,7 @@ from randar_hf import conversion, vq
 from randar_hf.pipelines import RandARPipeline
 
 
-CONVERTERS = ["convert_llamagen", "convert_llamagen_vq", "convert_maskgit_vq", "convert_randar"]
+CONVERTERS = ["convert_llamagen", "convert_llamagen_vq", "convert_maskgit_vq", "convert_randar", "convert_rar"]
 CASES = {"convert_llamagen_vq": "llamagen_vq", "convert_maskgit_vq": "maskgit_vq"}
 
 
@@ -89,7 +89,7 @@ def test_other_tensors_are_refused_by_name(published, converter, name, shape, me
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("case", ["randar", "llamagen", "llamagen_vq", "maskgit_vq"])
+@pytest.mark.parametrize("case", ["randar", "llamagen", "rar", "llamagen_vq", "maskgit_vq"])
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_files_of_another_converter_are_refused(published, case, converter):
     if converter == f"convert_{case}":

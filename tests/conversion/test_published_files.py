@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from randar_hf import RandARConfig, RandARForCausalLM
+from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.conversion import convert_model, find_published, published_state_dict
 from randar_hf.conversion.published_files import PUBLISHED_FILES
 
@@ -33,7 +33,9 @@ def test_the_guidance_that_the_authors_found_best(size, vocab_size, kind, guidan
 def test_published_files_are_found_by_name():
     for name, published in PUBLISHED_FILES.items():
         assert find_published(f"downloads/{name}") is published
-        assert published.grid_size in (16, 24) and published.origin.source.startswith("https://github.com/")
+        shapes_tell = name.startswith("rar_")
+        assert published.grid_size in ((None,) if shapes_tell else (16, 24))
+        assert published.origin.source.startswith("https://github.com/")
     assert find_published("downloads/mine.pt") is None
     assert find_published({"weights": torch.ones(1)}) is None
 
@@ -48,6 +50,23 @@ def test_sizes_of_published_files(size):
         beginning = f"c2i_{size}_" if kind == "none" else "randar_"
         assert all(name.startswith(beginning) for name in names)
         assert names or (size, vocab_size) not in {("L", 16384), ("L", 1024), ("XL", 16384)}
+
+
+@pytest.mark.parametrize(
+    ("size", "temperature", "power"), [("B", 1.0, 2.75), ("L", 1.02, 2.5), ("XL", 1.02, 1.5), ("XXL", 1.02, 1.2)]
+)
+def test_rar_files_have_the_size_and_the_defaults_of_their_figures(size, temperature, power):
+    published = PUBLISHED_FILES[f"rar_{size.lower()}.bin"]
+    with torch.device("meta"):
+        model = RARForCausalLM(RARConfig.from_size(size))
+    assert model.num_parameters() == published.num_parameters
+    converted = convert_model(published_state_dict(model))
+    assert converted.num_parameters() == published.num_parameters
+    assert converted.config.to_dict() == model.config.to_dict()
+    generation = converted.generation_config
+    assert generation.guidance_scale == published.origin.guidance_scale
+    assert (generation.temperature, generation.guidance_power) == (temperature, power)
+    assert (generation.guidance_schedule, generation.order) == ("power_cosine", "raster")
 
 
 def test_figures_and_defaults_agree():
