@@ -168,6 +168,7 @@ def test_nothing_is_overwritten_unless_asked(folder, capsys):
         "inpaint",
         "outpaint",
         "extrapolate",
+        "sample",
         "convert",
         "bench",
         "train-tokenizer",

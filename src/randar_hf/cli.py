@@ -47,6 +47,10 @@ def _parser() -> Parser:
 
     add_image_commands(commands)
 
+    sample = commands.add_parser("sample", help="draw the images that a model is evaluated on")
+    _add_sample_options(sample)
+    sample.set_defaults(run=_sample)
+
     convert = commands.add_parser("convert", help="turn published files, or a pipeline, into the folder of a pipeline")
     _add_convert_options(convert)
     convert.set_defaults(run=_convert)
@@ -63,6 +67,26 @@ def _parser() -> Parser:
         training = commands.add_parser(name, help=help_text, add_help=False)
         training.set_defaults(run=_train, training_command=name)
     return parser
+
+
+def _add_sample_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--output-dir", required=True, help="folder to write, or that of the run to go on with")
+    parser.add_argument("--model", help="folder or Hub name of a pipeline (default: the shipped digits)")
+    parser.add_argument("--num-images", type=int, default=50_000, help="images in all (default: %(default)s)")
+    parser.add_argument("--classes", default="balanced", help="balanced or random (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images that a process draws at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="decoding steps, up to one per token")
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--guidance-schedule", help="linear, constant or power_cosine")
+    parser.add_argument("--guidance-power", type=float, help="exponent of the schedule power_cosine")
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--order", help="name of a decoding order")
+    parser.add_argument("--dtype", choices=TYPES, default="float32")
+    parser.add_argument("--device", help="a torch device (default: what accelerate finds, one for each process)")
+    parser.add_argument("--no-npz", action="store_true", help="leave out samples.npz")
 
 
 def _add_convert_options(parser: argparse.ArgumentParser):
@@ -98,6 +122,36 @@ def _demo(options: argparse.Namespace, rest: list[str]):
 
     draw_demo(options.seed).save(output)
     print(f"wrote {output}")
+
+
+def _sample(options: argparse.Namespace, rest: list[str]):
+    from accelerate import PartialState
+
+    from .sample import sample_images
+
+    folder = sample_images(
+        options.model,
+        options.output_dir,
+        num_images=options.num_images,
+        classes=options.classes,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        guidance_schedule=options.guidance_schedule,
+        guidance_power=options.guidance_power,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        order=options.order,
+        dtype=options.dtype,
+        device=options.device,
+        write_npz=not options.no_npz,
+    )
+    state = PartialState()
+    if state.is_main_process:
+        print(f"wrote {folder}")
+    state.destroy_process_group()
 
 
 def _convert(options: argparse.Namespace, rest: list[str]):

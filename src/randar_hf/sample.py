@@ -1,0 +1,292 @@
+"""Images for an evaluation: many of them, each from a seed of its own, in a folder that a later run completes."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import tqdm
+from diffusers import DiffusionPipeline
+
+from .checks import check_path, is_int
+from .devices import check_device
+from .image_commands import TYPES, load_pipeline, read_picture
+
+
+CLASSES = ("balanced", "random")
+SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
+PARTIAL = ".partial"
+STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
+LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
+MAX_WAIT = timedelta(days=2)  # for the slowest process, and for the array
+
+
+def sample_images(
+    model: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+    num_images: int = 50_000,
+    classes: str = "balanced",
+    batch_size: int = 32,
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    guidance_schedule: str | None = None,
+    guidance_power: float | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    order: str | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    write_npz: bool = True,
+) -> Path:
+    """
+    Draw the images that a model is evaluated on into a folder; called again, complete what is missing there.
+
+    Started as several processes, by `accelerate launch` or `torchrun`, each of them draws its share. An image depends
+    on the seed and its index alone, up to the rounding of sums in batches of another size.
+
+    Args:
+        model (`str` or `None`): folder or Hub name of a [`RandARPipeline`] or [`RARPipeline`]; `None` for the shipped
+            digits.
+        output_dir (`str`): folder to write; a new or empty one, or that of the run to go on with.
+        num_images (`int`): images in all, at least 1.
+        classes (`str`): `"balanced"`, one class after the other in turn, or `"random"`.
+        batch_size (`int`): images that a process draws at once.
+        seed (`int`): seed of all images, at least 0.
+        num_inference_steps, guidance_scale, guidance_schedule, guidance_power, temperature, top_k, top_p, order
+            (*optional*): as for the pipeline; by default what is stored with the model.
+        dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
+        device (`str`, *optional*): a torch device; by default what `accelerate` finds, one for each process.
+        write_npz (`bool`): write all images into one array file at the end, as the ADM evaluator reads it.
+
+    Returns:
+        `pathlib.Path`: the folder, with `images/`, `labels.txt`, `settings.json` and `samples.npz`.
+
+    Raises:
+        ValueError: for an argument out of its range, a model that does not load, a folder that holds other files, or
+            one that holds images of other settings; before anything is written.
+    """
+    given = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "guidance_schedule": guidance_schedule,
+        "guidance_power": guidance_power,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "order": order,
+    }
+    request = {"num_images": num_images, "classes": classes, "seed": seed, "dtype": dtype}
+    _check_arguments(**request, batch_size=batch_size, order=order)
+    folder = check_path("output_dir", output_dir)
+    _check_folder(folder)
+    state = _start_processes(device)
+    device = state.device if device is None else torch.device(device)
+    model = None if model is None else os.fspath(model)
+    pipe = load_pipeline("RandARPipeline", model, dtype)
+    request |= {"pipeline": type(pipe).__name__, "model_sha256": model_hash(pipe)}
+    pipe.to(device).set_progress_bar_config(disable=True)
+    labels = [image_class(classes, seed, i, pipe.transformer.config.num_classes) for i in range(num_images)]
+    settings = {**request, **_resolve(pipe, given, labels[:batch_size])}
+    _check_same_settings(folder, settings)
+    started_with = {"model": model or "the shipped digits", "batch_size": batch_size, "device": str(device)}
+    paths = _image_paths(folder, num_images)
+
+    state.wait_for_everyone()  # all have seen the folder as it was
+    if state.is_main_process:
+        _open_folder(folder, settings, started_with | {"num_processes": state.num_processes}, labels)
+    state.wait_for_everyone()  # the folder is there
+    batches = _missing_batches(paths, batch_size)[state.process_index :: state.num_processes]
+    state.wait_for_everyone()  # all have seen what is missing
+    _draw(pipe, paths, labels, batches, seed, given)
+    state.wait_for_everyone()  # all images are there
+    if state.is_main_process and write_npz and not (folder / ARRAY_FILE).exists():
+        _write_array(folder / ARRAY_FILE, paths, labels, settings["height"], settings["width"])
+    state.wait_for_everyone()  # a launcher stops all processes as soon as one of them ends badly
+    return folder
+
+
+def image_seed(seed: int, index: int) -> int:
+    """The seed of an image's generator: 32 bits, since torch's take no more, and no two images of a run alike."""
+    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return (start + 0x9E3779B1 * index) % 2**32  # an odd factor takes different indices to different seeds
+
+
+def image_class(classes: str, seed: int, index: int, num_classes: int) -> int:
+    """The class of an image: in turn if they are `"balanced"`, from the image's own seed if `"random"`."""
+    if classes == "balanced":
+        return index % num_classes
+    return int(np.random.SeedSequence(image_seed(seed, index)).generate_state(1, np.uint64)[0] % num_classes)
+
+
+def model_hash(pipe: DiffusionPipeline) -> str:
+    """SHA-256 of the weights of a pipeline's model and tokenizer, and of the configurations that say what they do."""
+    config, vq_config = pipe.transformer.config, pipe.vqvae.config
+    configs = [
+        {name: getattr(config, name) for name in type(config).__annotations__},
+        {name: value for name, value in vq_config.items() if not name.startswith("_")},
+    ]
+    digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+    for module in (pipe.transformer, pipe.vqvae):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_arguments(num_images: int, classes: str, seed: int, dtype: str, batch_size: int, order: str | None):
+    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not is_int(value) or value < least:
+            raise ValueError(f"`{name}` must be an int of at least {least}, got {value!r}.")
+    for name, value, choices in (("classes", classes, CLASSES), ("dtype", dtype, TYPES)):
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+    if order is not None and not isinstance(order, str):
+        raise ValueError(f"`order` must be the name of an order, got {order!r}.")
+
+
+def _check_folder(folder: Path):
+    """Raise a `ValueError` for a folder that holds anything but the images of a run."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output_dir` must be a folder, got the file {str(folder)!r}.")
+    if not folder.exists() or (folder / SETTINGS_FILE).is_file():
+        return
+    if any(path.name != SETTINGS_FILE + PARTIAL for path in folder.iterdir()):
+        raise ValueError(f"`output_dir` {str(folder)!r} holds other files; choose a new or empty folder.")
+
+
+def _start_processes(device: str | None) -> PartialState:
+    """What `accelerate` knows of the processes and of their devices; it connects those on a CPU only if told so."""
+    if device is not None:
+        check_device(device)
+    on_cpu = not torch.accelerator.is_available() if device is None else device == "cpu"
+    state = PartialState(cpu=on_cpu, timeout=MAX_WAIT)
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes != started:
+        raise ValueError(f"`device` must be cpu here for {started} processes, got {device or str(state.device)!r}.")
+    if started > 1 and device not in (None, "cpu"):
+        raise ValueError(
+            f"`device` must be left out or cpu for {started} processes, each of which takes its own, got {device!r}."
+        )
+    return state
+
+
+def _resolve(pipe: DiffusionPipeline, given: dict[str, Any], labels: list[int]) -> dict[str, Any]:
+    """The settings of generation, the stored ones filled in, and the size in pixels; raises what a call would."""
+    pipe.check_components()
+    state = next(pipe.transformer.generation_steps(labels, generator=torch.Generator(), **given))
+    stored = pipe.transformer.generation_config
+    resolved = {name: getattr(stored, name) if value is None else value for name, value in given.items()}
+    height, width = (side * pipe.image_processor.config.vae_scale_factor for side in pipe.transformer.config.grid)
+    return {
+        **resolved,
+        "num_inference_steps": state.num_steps,
+        "do_sample": stored.do_sample,
+        "height": height,
+        "width": width,
+    }
+
+
+def _check_same_settings(folder: Path, settings: dict[str, Any]):
+    """Raise a `ValueError` that lists what differs from the settings of the images that lie in the folder."""
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return
+    try:
+        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`output_dir` holds a {SETTINGS_FILE} that cannot be read: {error}") from error
+    names = [*settings, *(name for name in stored if name not in settings and name != STARTED_WITH)]
+    differing = [name for name in names if stored.get(name) != settings.get(name)]
+    if differing:
+        values = "; ".join(f"{name}: {stored.get(name)!r} there, now {settings.get(name)!r}" for name in differing)
+        raise ValueError(f"`output_dir` {str(folder)!r} holds images of other settings. {values}.")
+
+
+def _open_folder(folder: Path, settings: dict[str, Any], started_with: dict[str, Any], labels: list[int]):
+    """Write what is known before the first image, if it is not there yet."""
+    started_with = started_with | {name: version(name) for name in LIBRARIES}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / SETTINGS_FILE).exists():
+            _write_text(folder / SETTINGS_FILE, json.dumps({**settings, STARTED_WITH: started_with}, indent=2) + "\n")
+        if not (folder / LABELS_FILE).exists():
+            _write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+        _image_paths(folder, 1)[0].parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`output_dir` {str(folder)!r} cannot be written: {error}") from error
+
+
+def _write_text(path: Path, text: str):
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _image_paths(folder: Path, num_images: int) -> list[Path]:
+    digits = max(6, len(str(num_images - 1)))
+    return [folder / "images" / f"{index:0{digits}}.png" for index in range(num_images)]
+
+
+def _missing_batches(paths: Sequence[Path], batch_size: int) -> list[range]:
+    """
+    The batches of which an image is missing.
+
+    A batch holds the same images whatever is missing and however many processes there are: sums are rounded alike.
+    """
+    present = set(paths[0].parent.iterdir())
+    starts = range(0, len(paths), batch_size)
+    batches = [range(start, min(start + batch_size, len(paths))) for start in starts]
+    return [batch for batch in batches if not present.issuperset(paths[batch.start : batch.stop])]
+
+
+def _draw(
+    pipe: DiffusionPipeline,
+    paths: Sequence[Path],
+    labels: list[int],
+    batches: list[range],
+    seed: int,
+    given: dict[str, Any],
+):
+    """Draw batches of images and write those that are missing, each beside its place, then renamed."""
+    with tqdm(total=sum(map(len, batches)), desc="images of this process", unit="") as progress_bar:
+        for batch in batches:
+            generators = [torch.Generator().manual_seed(image_seed(seed, index)) for index in batch]
+            images = pipe(labels[batch.start : batch.stop], generator=generators, **given).images
+            for index, image in zip(batch, images, strict=True):
+                if not paths[index].exists():
+                    partial = paths[index].with_name(paths[index].name + PARTIAL)
+                    image.save(partial, format="PNG")
+                    partial.replace(paths[index])
+            progress_bar.update(len(batch))
+
+
+def _write_array(path: Path, paths: Sequence[Path], labels: list[int], height: int, width: int):
+    """Write all images as `arr_0` and their classes as `arr_1`, one image in memory at a time."""
+    partial = path.with_name(path.name + PARTIAL)
+    shape = (len(paths), height, width, 3)
+    with zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image_path in tqdm(paths, desc=ARRAY_FILE, unit=""):
+                file.write(_read_pixels(image_path, shape[1:]).tobytes())
+        with archive.open("arr_1.npy", "w") as file:
+            np.lib.format.write_array(file, np.array(labels))
+    partial.replace(path)
+
+
+def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    pixels = np.asarray(read_picture("output_dir", str(path)))
+    if pixels.shape != shape:
+        raise ValueError(f"`output_dir` must hold pictures of the shape {shape}, got {pixels.shape} for {path.name}.")
+    return pixels
