@@ -10,7 +10,7 @@ from sklearn.svm import SVC
 
 from randar_hf import demo_checkpoint
 from randar_hf.cli import main
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import RandARPipeline, RARPipeline
 from randar_hf.training.digits_data import DIGIT_NAMES, split_scans
 from randar_hf.training.digits_evaluation import classify
 
@@ -22,7 +22,16 @@ def pipe():
     return pipe
 
 
-def test_generated_digits_are_the_asked_ones(pipe):
+@pytest.fixture(scope="module")
+def rar_pipe():
+    pipe = RARPipeline.from_pretrained(demo_checkpoint("rar"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("name", ["pipe", "rar_pipe"])
+def test_generated_digits_are_the_asked_ones(request, name):
+    pipe = request.getfixturevalue(name)
     scans, targets = split_scans()["train"]
     classifier = SVC().fit(scans.reshape(-1, 64), targets)
     names = DIGIT_NAMES * 10
@@ -38,8 +47,22 @@ def test_stored_settings_suit_the_checkpoint(pipe):
     assert list(pipe.id2label.values()) == DIGIT_NAMES
 
 
-def test_model_card(pipe):
-    card = ModelCard.load(Path(demo_checkpoint()) / "README.md")
+def test_the_annealed_model_is_merged_and_goes_in_raster_order(rar_pipe):
+    model = rar_pipe.transformer
+    assert model.config.merged_positions and model.config.random_ratio == 0
+    assert model.generation_config.order == "raster" and list(rar_pipe.id2label.values()) == DIGIT_NAMES
+    with pytest.raises(ValueError, match="`order` must be 'raster'"):
+        rar_pipe("three", order="random")
+
+
+def test_an_unknown_demo_is_named():
+    with pytest.raises(ValueError, match="`model_type` must be one of randar, rar, got 'vit'"):
+        demo_checkpoint("vit")
+
+
+@pytest.mark.parametrize("model_type", ["randar", "rar"])
+def test_model_card(model_type):
+    card = ModelCard.load(Path(demo_checkpoint(model_type)) / "README.md")
     assert card.data.license and card.data.library_name == "diffusers"
     for heading in ("Data", "Recipe", "Numbers", "Limits"):
         assert f"## {heading}" in card.text
