@@ -1,56 +1,133 @@
-"""Reading rows: a data set's Hub name, a folder of pictures, or parquet files, with one set of error messages."""
+"""Reading rows: a data set's Hub name, folders or files of pictures, with one set of error messages."""
 
+import json
+import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import torch
-from datasets import ClassLabel, Dataset, Image, Value, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Image,
+    IterableDataset,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.data_files import SPLIT_KEYWORDS
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
-from PIL import ImageOps
+
+from .crops import centre_square
+
+
+SPLIT_FOLDERS = {word for words in SPLIT_KEYWORDS.values() for word in words}
 
 
 class MissingDataError(FileNotFoundError, ValueError):
     """The data that an argument names is not there."""
 
 
-def load_rows(dataset: str, split: str, dataset_config: str | None = None, argument: str = "dataset") -> Dataset:
+def load_rows(
+    dataset: str,
+    split: str,
+    dataset_config: str | None = None,
+    argument: str = "dataset",
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """Load one split of a data set.
 
     Args:
-        dataset: a folder with parquet files, a folder of pictures (one sub-folder per class), a parquet file, or any
+        dataset: a folder of pictures (one sub-folder per class), of parquet files or of webdataset tars; a parquet or
+            tar file, or a pattern of such, as `"shards/*.tar"`; a folder that `Dataset.save_to_disk` wrote; or any
             name that `datasets.load_dataset` knows.
         split: name of the split; a lone folder or file is the split `"train"`.
         dataset_config: name of a configuration of a data set on the Hub.
         argument: what the caller calls `dataset`, for messages.
+        streaming: read the rows one after another, without preparing or downloading the data set before.
 
     Returns:
-        The rows, memory-mapped.
+        The rows, memory-mapped, or an `IterableDataset` for `streaming`.
 
     Raises:
         MissingDataError: (a `FileNotFoundError` and a `ValueError`) there is no such folder, file or data set.
-        ValueError: the data set has no such split.
+        ValueError: the data set has no such split, or its tokens are not complete.
     """
     path = Path(dataset).expanduser()
     try:
         if path.is_dir():
-            kind = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
-            return load_dataset(kind, data_dir=str(path), split=split)
-        if path.is_file():
-            return load_dataset("parquet", data_files=str(path), split=split)
-        if dataset.startswith(("/", ".", "~")) or dataset.endswith(("/", ".parquet")) or dataset.count("/") > 1:
+            _check_complete(path, split, argument)
+            return _load_folder(path, split, streaming)
+        if path.is_file() or "*" in dataset:
+            kind = "webdataset" if path.suffix == ".tar" else "parquet"
+            return load_dataset(kind, data_files=os.path.expanduser(dataset), split=split, streaming=streaming)
+        if (
+            dataset.startswith(("/", ".", "~"))
+            or dataset.endswith(("/", ".parquet", ".tar"))
+            or dataset.count("/") > 1
+        ):
             raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
-        return load_dataset(dataset, dataset_config, split=split)
+        return load_dataset(dataset, dataset_config, split=split, streaming=streaming)
     except MissingDataError:
         raise
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise MissingDataError(
             f"`{argument}`: {dataset!r} is no folder or parquet file with data here, nor a data set to load: {error}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {error}") from error
+    except (ValueError, DatasetGenerationError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {reason}") from error
+
+
+def _load_folder(path: Path, split: str, streaming: bool) -> Dataset | IterableDataset:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = load_from_disk(str(path))
+        splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
+        if split not in splits:
+            raise ValueError(f"its splits are {', '.join(splits)}")
+        return splits[split]
+    suffixes = {file.suffix for file in path.rglob("*") if not is_hidden(file, path)}
+    if ".parquet" in suffixes or ".tar" in suffixes:
+        kind = "parquet" if ".parquet" in suffixes else "webdataset"
+        return load_dataset(kind, data_dir=str(path), split=split, streaming=streaming)
+    drop_labels = False if class_folders(path) else None  # keep the label of a lone class too
+    return load_dataset("imagefolder", data_dir=str(path), split=split, streaming=streaming, drop_labels=drop_labels)
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file lies below a name that begins with a dot, seen from `folder`."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def class_folders(path: Path) -> list[str]:
+    """Sorted names of the classes of a folder of pictures, empty ones included; none where the pictures lie loose.
+
+    The classes are the sub-folders of `train`, `validation` and other splits, or those of `path` if it has no splits.
+    """
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder, path)]
+    if splits := [folder for folder in folders if folder.name in SPLIT_FOLDERS]:
+        folders = [folder for split in splits for folder in split.iterdir() if folder.is_dir()]
+    return sorted({folder.name for folder in folders if not folder.name.startswith(".")})
+
+
+def split_name(split: str) -> str:
+    """The name of a split without what is cut from it, as in `"train[:90%]"`."""
+    return split.split("[")[0]
+
+
+def work_folder(folder: Path, split: str) -> Path:
+    """Where the tokens of a split are written before they are complete, and where their state is noted."""
+    return folder / f".{split_name(split)}"
+
+
+def _check_complete(path: Path, split: str, argument: str) -> None:
+    state = work_folder(path, split) / "state.json"
+    if state.is_file() and not json.loads(state.read_text())["finished"]:
+        raise ValueError("the tokens are not complete; give the `tokenize` command again, which goes on with them")
 
 
 def check_column(rows: Dataset, argument: str, column: str) -> None:
@@ -71,7 +148,7 @@ def label_names(rows: Dataset, column: str) -> list[str]:
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    if not (isinstance(feature, Value) and "int" in feature.dtype):
+    if not _is_whole(feature):
         raise ValueError(f"`label_column`: {column!r} holds {feature}; whole numbers or a ClassLabel are needed")
     labels = np.asarray(rows.with_format("numpy")[column][:])
     if labels.min() < 0:
@@ -79,10 +156,39 @@ def label_names(rows: Dataset, column: str) -> list[str]:
     return [str(label) for label in range(labels.max() + 1)]
 
 
+def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | Value:
+    """What the labels of a column are as numbers: a `ClassLabel`, of sorted names for texts, or numbers as they are.
+
+    Raises:
+        ValueError: the column is not there, or holds something else, or texts that are streamed.
+    """
+    check_column(rows, "label_column", column)
+    feature = rows.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature
+    if _is_whole(feature):
+        return Value("int64")
+    if not (isinstance(feature, Value) and "string" in feature.dtype):
+        raise ValueError(
+            f"`label_column`: {column!r} holds {feature}; whole numbers, texts or a ClassLabel are needed"
+        )
+    if isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"`label_column`: {column!r} holds texts, and all of them must be known to number them; do not stream them"
+        )
+    names = rows.unique(column)
+    if None in names:
+        raise ValueError(f"`label_column`: {column!r} lacks the label of a row")
+    return ClassLabel(names=sorted(names))
+
+
+def _is_whole(feature) -> bool:
+    return isinstance(feature, Value) and "int" in feature.dtype
+
+
 def to_pixels(image: PILImage.Image, size: int) -> torch.Tensor:
-    """Cut out the largest centred square, scale it to `size` pixels and return it as (3, size, size) in [-1, 1]."""
-    square = ImageOps.fit(image.convert("RGB"), (size, size), method=PILImage.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, size, size) uint8
+    """The centred square of a picture, `size` pixels a side, as (3, size, size) in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(centre_square(image, size))).permute(2, 0, 1)  # (3, size, size) uint8
     return pixels.float() / 127.5 - 1
 
 

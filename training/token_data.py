@@ -3,18 +3,20 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Dataset, List
 from diffusers import VQModel
 from safetensors import SafetensorError
 
-from .data import MissingDataError, check_column
+from randar_hf.vq import pixel_range
+
+from .crops import centre_crop
+from .data import MissingDataError, check_column, is_hidden
 
 
 SETTINGS_KEY = b"randar_hf"
@@ -28,6 +30,7 @@ class TokenSettings:
     width: int
     vocab_size: int
     tokenizer_hash: str
+    tokenizer_config: dict | None = None  # None for tokens of before it was stored
 
 
 def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
@@ -54,34 +57,28 @@ def tokenizer_hash(vqvae: VQModel) -> str:
     return digest.hexdigest()[:16]
 
 
-class TokenWriter:
-    """Writes token rows to a parquet file, batch by batch.
+def tokenizer_config(vqvae: VQModel) -> dict:
+    """What the tokens of a picture depend on besides the weights."""
+    names = ("act_fn", "norm_num_groups", "norm_type")
+    return {name: vqvae.config[name] for name in names} | {"pixel_range": list(pixel_range(vqvae))}
 
-    Args:
-        path: the file to write.
-        settings: stored in the file's schema.
-        class_names: names of the labels.
+
+def token_settings(vqvae: VQModel, height: int, width: int) -> TokenSettings:
+    """The settings of tokens that `vqvae` makes, on a grid of this size.
+
+    Raises:
+        ValueError: its tokens do not fit into 16 bits.
     """
-
-    def __init__(self, path: Path, settings: TokenSettings, class_names: list[str]):
-        self.num_tokens = settings.height * settings.width
-        features = Features(
-            {"tokens": List(Value("uint16"), length=self.num_tokens), "label": ClassLabel(names=class_names)}
-        )
-        schema = features.arrow_schema
-        metadata = {**schema.metadata, SETTINGS_KEY: json.dumps(asdict(settings)).encode()}
-        self.schema = schema.with_metadata(metadata)
-        self.file = pq.ParquetWriter(path, self.schema)
-
-    def write(self, tokens: torch.Tensor, labels: list[int]) -> None:
-        """Append rows: `tokens` (B, N) in raster order, `labels` B class ids."""
-        flat = pa.array(tokens.cpu().numpy().astype(np.uint16).reshape(-1))
-        rows = pa.FixedSizeListArray.from_arrays(flat, self.num_tokens)
-        self.file.write_table(pa.table([rows, pa.array(labels, pa.int64())], schema=self.schema))
-
-    def close(self) -> None:
-        """Complete the file."""
-        self.file.close()
+    vocab_size = vqvae.config.num_vq_embeddings
+    if vocab_size > 65_536:
+        raise ValueError(f"`tokenizer`: it has {vocab_size} codes; at most 65536 fit into 16 bits")
+    return TokenSettings(
+        height=height,
+        width=width,
+        vocab_size=vocab_size,
+        tokenizer_hash=tokenizer_hash(vqvae),
+        tokenizer_config=tokenizer_config(vqvae),
+    )
 
 
 def read_settings(dataset: str) -> TokenSettings | None:
@@ -91,32 +88,98 @@ def read_settings(dataset: str) -> TokenSettings | None:
         ValueError: the files of the folder disagree.
     """
     path = Path(dataset).expanduser()
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    files = [path] if path.is_file() else [file for file in path.rglob("*.parquet") if not is_hidden(file, path)]
     stored = {(pq.read_schema(file).metadata or {}).get(SETTINGS_KEY) for file in files}
-    if len(stored) > 1:
+    if not stored - {None}:
+        return None
+    settings = [json.loads(text) if text else None for text in stored]
+    configs = [one.pop("tokenizer_config") for one in settings if one and one.get("tokenizer_config")]
+    if any(one != settings[0] for one in settings) or any(config != configs[0] for config in configs):
         raise ValueError(f"`dataset`: the token files in {dataset!r} were made with different tokenizers")
-    settings = stored.pop() if stored else None
-    return TokenSettings(**json.loads(settings)) if settings else None
+    return TokenSettings(**settings[0], tokenizer_config=configs[0] if configs else None)
 
 
 def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel, argument: str = "tokenizer") -> None:
     """Raise a `ValueError` if the tokens that `settings` belong to were made by another tokenizer."""
-    if settings is not None and settings.tokenizer_hash != (given := tokenizer_hash(vqvae)):
+    if settings is None:
+        return
+    if settings.tokenizer_hash != (given := tokenizer_hash(vqvae)):
         raise ValueError(
             f"`{argument}`: the tokens were made by the tokenizer {settings.tokenizer_hash}, {given} was given"
         )
+    stored, given = settings.tokenizer_config, tokenizer_config(vqvae)
+    if stored is not None and stored != given:
+        raise ValueError(
+            f"`{argument}`: the tokens were made by a tokenizer of the same weights with {stored}, {given} was given"
+        )
 
 
-def token_dataset(rows: Dataset, token_column: str, label_column: str) -> Dataset:
+def token_dataset(rows: Dataset, token_column: str, label_column: str, seed: int | None = None):
     """Rows with `tokens` (N,) and `label`, as int64 tensors.
+
+    Args:
+        rows: token rows, of one or of several crops of each picture.
+        token_column: column of the tokens.
+        label_column: column of the classes.
+        seed: of the crop that is drawn where there are several; the middle of the picture without a seed.
+
+    Returns:
+        A `Dataset`, or `TokenCrops` where the rows hold several crops.
 
     Raises:
         ValueError: a column is not there.
     """
     check_column(rows, "token_column", token_column)
     check_column(rows, "label_column", label_column)
+    several = isinstance(feature := rows.features[token_column], List) and isinstance(feature.feature, List)
     rows = rows.select_columns([token_column, label_column])
-    return rows.rename_columns({token_column: "tokens", label_column: "label"}).with_format("torch")
+    rows = rows.rename_columns({token_column: "tokens", label_column: "label"})
+    return TokenCrops(rows, seed) if several else rows.with_format("torch")
+
+
+class TokenCrops(torch.utils.data.Dataset):
+    """Rows of tokens of several crops, of which a reader gets one: `tokens` (N,) and `label`, as int64 tensors.
+
+    Which one depends on the seed, the epoch and the place of the row alone, not on who reads it or in which order.
+    Worker processes see an epoch that was set before they were started.
+
+    Args:
+        rows: with the columns `tokens`, (A, N), and `label`.
+        seed: of the choice; the middle of the picture without a seed.
+    """
+
+    def __init__(self, rows: Dataset, seed: int | None = None):
+        self.rows, self.seed = rows.with_format("arrow"), seed
+        self.num_crops = len(rows[0]["tokens"])
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the crops of all rows for a pass over the data."""
+        self.choice = np.full(len(self.rows), centre_crop(self.num_crops), dtype=np.uint8)
+        if self.seed is not None:
+            generator = np.random.default_rng([self.seed, epoch])
+            self.choice = generator.integers(self.num_crops, size=len(self.rows), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice) -> dict:
+        """A row, or the columns of a slice of rows, `tokens` (B, N) and `label` (B,)."""
+        if isinstance(index, slice):
+            return self._columns(range(*index.indices(len(self))))
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """Several rows at once, as a loader asks for them."""
+        columns = self._columns(indices)
+        return [{"tokens": tokens, "label": label} for tokens, label in zip(columns["tokens"], columns["label"])]
+
+    def _columns(self, indices) -> dict:
+        table = self.rows[indices]
+        tokens = table["tokens"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
+        tokens = tokens.reshape(len(indices), self.num_crops, -1)  # (B, A, N)
+        chosen = tokens[np.arange(len(indices)), self.choice[indices]].astype(np.int64)  # (B, N)
+        return {"tokens": torch.from_numpy(chosen), "label": torch.tensor(table["label"].to_pylist())}
 
 
 def square_grid(num_tokens: int) -> tuple[int, int]:

@@ -1,85 +1,209 @@
-"""`randar-hf tokenize`: pictures to parquet rows of tokens."""
+"""`randar-hf tokenize`: pictures, or published token files, to parquet rows of tokens."""
 
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from accelerate import Accelerator
-from accelerate.utils import tqdm
-from torch.utils.data import DataLoader
+from accelerate.utils import InitProcessGroupKwargs, tqdm
+from datasets import ClassLabel
 
-from randar_hf.vq import downsampling, encode_images
+from .crops import AUGMENTATIONS
+from .data import split_name
+from .picture_rows import PictureRows, SourceRow
+from .published_codes import READERS, CodeRows
+from .token_data import load_tokenizer
+from .token_writer import TokenFolder
+from .validation import check_choice, check_not_negative, check_positive
 
-from .data import label_names, load_rows, pixel_dataset
-from .token_data import TokenSettings, TokenWriter, load_tokenizer, tokenizer_hash
-from .validation import check_positive
+
+BATCHES_AHEAD = 2
 
 
 @dataclass(kw_only=True)
 class TokenizingConfig:
     """Settings of `tokenize_images`; every field is an option of `randar-hf tokenize`."""
 
-    dataset: str = field(metadata={"help": "folder of pictures, parquet file or folder, or a data set's Hub name"})
+    dataset: str = field(metadata={"help": "folder, parquet files, webdataset tars, or a data set's Hub name"})
     tokenizer: str = field(metadata={"help": "folder or Hub name of a diffusers VQModel"})
-    output_dir: str = field(metadata={"help": "folder for the parquet file, which is named after the split"})
+    output_dir: str = field(metadata={"help": "folder for the parquet files, which are named after the split"})
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
     split: str = field(default="train", metadata={"help": "split to turn into tokens"})
     image_column: str = field(default="image", metadata={"help": "column of the pictures"})
     label_column: str = field(default="label", metadata={"help": "column of the classes"})
+    streaming: bool = field(default=False, metadata={"help": "read on without preparing or downloading all before"})
+    published_codes: str | None = field(
+        default=None, metadata={"help": "the data set is a token file of randar, llamagen or rar"}
+    )
     image_size: int | None = field(default=None, metadata={"help": "pixels per side; the tokenizer's own by default"})
-    batch_size: int = field(default=32, metadata={"help": "pictures per step"})
-    num_workers: int = field(default=0, metadata={"help": "processes that read pictures"})
-    overwrite: bool = field(default=False, metadata={"help": "replace the file if it exists"})
+    augmentation: str = field(default="none", metadata={"help": "crops of a picture: none, adm or ten_crop"})
+    batch_size: int = field(default=32, metadata={"help": "pictures per step and process"})
+    num_workers: int = field(default=4, metadata={"help": "threads per process that decode pictures"})
+    rows_per_file: int = field(default=4096, metadata={"help": "pictures per parquet file; what a kill loses at most"})
+    max_bad_images: int = field(default=100, metadata={"help": "unreadable pictures that are skipped before it stops"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the split, or an unfinished run, if it exists"})
 
     def __post_init__(self):
-        check_positive(self, "batch_size")
+        check_positive(self, "batch_size", "num_workers", "rows_per_file")
+        check_not_negative(self, "max_bad_images")
+        check_choice(self, "augmentation", tuple(AUGMENTATIONS))
+        if not re.fullmatch(r"\w+(\.\w+)*", split_name(self.split)):
+            raise ValueError(f"`split`: {self.split!r} was given; it must be the name of one split, or a slice of it")
         if self.image_size is not None:
             check_positive(self, "image_size")
-
-    @property
-    def output_file(self) -> Path:
-        """The parquet file that is written."""
-        return Path(self.output_dir).expanduser() / f"{self.split.split('[')[0]}.parquet"
+        if self.published_codes is not None:
+            check_choice(self, "published_codes", tuple(READERS))
+            if self.image_size or self.streaming or self.augmentation != "none":
+                raise ValueError(
+                    "`published_codes`: they are no pictures, so no size, crops or streaming can be given"
+                )
 
 
 def tokenize_images(config: TokenizingConfig) -> Path:
     """Turn one split of a data set of pictures into rows of `tokens` and `label`.
 
-    The grid, the number of tokens and a hash of the tokenizer's weights are stored in the file, so that training can
-    check that tokenizer and tokens belong together. The file is written beside and renamed when it is complete.
+    The grid, the number of tokens and what identifies the tokenizer are stored in the files, so that training can
+    check that tokenizer and tokens belong together. A run that was stopped goes on when it is called again; several
+    processes share the rows, and write the same files as one.
 
     Returns:
-        The file.
+        The output folder.
 
     Raises:
-        ValueError: the data, a column or the tokenizer is not usable, or the file exists and `overwrite` is off.
+        ValueError: the data, a column or the tokenizer is not usable, the split exists and `overwrite` is off, an
+            unfinished run had other settings, or more pictures are unreadable than allowed.
     """
-    output = config.output_file
-    if output.exists() and not config.overwrite:
-        raise ValueError(f"`output_dir`: {str(output)!r} exists; ask to overwrite it or choose another folder")
-    rows = load_rows(config.dataset, config.split, config.dataset_config)
-    class_names = label_names(rows, config.label_column)
-    vqvae = load_tokenizer(config.tokenizer)
-    image_size = config.image_size or vqvae.config.sample_size
-    if image_size % downsampling(vqvae):
-        raise ValueError(f"`image_size`: {image_size} was given; it must be a multiple of {downsampling(vqvae)}")
-    pixels = pixel_dataset(rows, config.image_column, image_size)
-    side = image_size // downsampling(vqvae)
-    settings = TokenSettings(
-        height=side, width=side, vocab_size=vqvae.config.num_vq_embeddings, tokenizer_hash=tokenizer_hash(vqvae)
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    _write_tokens(config, vqvae, pixels, rows[config.label_column], TokenWriter(partial, settings, class_names))
-    partial.replace(output)
-    return output
+    folder = TokenFolder(Path(config.output_dir).expanduser(), split_name(config.split), config.rows_per_file)
+    folder.check_free(config.overwrite)
+    # Processes that are done wait for the last one, for as long as it takes.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+    vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
+    source = (CodeRows if config.published_codes else PictureRows)(config, vqvae)
+    folder.claim(accelerator, _settings(config, source), config.overwrite)
+    if not folder.is_complete():
+        parts = range(accelerator.process_index, source.num_parts, accelerator.num_processes)
+        TokenRun(config, source, folder).write(parts)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.finish()
+    accelerator.wait_for_everyone()
+    return folder.output_dir
 
 
-def _write_tokens(config: TokenizingConfig, vqvae, pixels, labels, writer: TokenWriter) -> None:
-    device = Accelerator().device
-    vqvae = vqvae.to(device).eval()
-    start = 0
-    for batch in tqdm(DataLoader(pixels, config.batch_size, num_workers=config.num_workers), desc="tokens"):
-        tokens = encode_images(vqvae, batch["pixels"].to(device)).flatten(1)  # (B, N)
-        writer.write(tokens, labels[start : start + len(tokens)])
-        start += len(tokens)
-    writer.close()
+def _settings(config: TokenizingConfig, source) -> dict:
+    """What must be the same when a stopped run goes on."""
+    names = ("dataset", "dataset_config", "split", "image_column", "label_column", "published_codes", "augmentation")
+    settings = {name: getattr(config, name) for name in (*names, "rows_per_file")}
+    tokens, label = source.schema.settings, source.schema.label
+    classes = {"classes": label.names if isinstance(label, ClassLabel) else None}
+    return settings | classes | source.settings | {"tokenizer": [tokens.tokenizer_hash, tokens.tokenizer_config]}
+
+
+@dataclass
+class Batch:
+    """Rows of one file: the place of the first one in its part, and whether the file or the part ends with them."""
+
+    part: int
+    start: int
+    rows: list[SourceRow]
+    ends_file: bool
+    ends_part: bool
+
+
+class TokenRun:
+    """One process's share of the rows, from the source to files.
+
+    Args:
+        config: the settings.
+        source: `PictureRows` or `CodeRows`.
+        folder: where the files go.
+    """
+
+    def __init__(self, config: TokenizingConfig, source, folder: TokenFolder):
+        self.config, self.source, self.folder = config, source, folder
+        self.tokens, self.labels = [], []  # of the file that is being filled
+
+    def write(self, parts: range) -> None:
+        """Write the files of these parts that are not there."""
+        starts = {part: start for part in parts if (start := self.folder.next_row(part)) is not None}
+        lengths = [self.source.part_length(part) for part in starts]
+        total = None if None in lengths else sum(lengths)
+        with tqdm(total=total, desc="tokens", unit="row") as bar, ThreadPoolExecutor(self.config.num_workers) as pool:
+            for batch, loaded in self._load_ahead(pool, self._batches(starts)):
+                self._add(batch, loaded)
+                bar.update(len(batch.rows))
+
+    def _batches(self, starts: dict[int, int]) -> Iterator[Batch]:
+        """The rows of the parts from their starts on, in batches none of which lies in two files."""
+        size = self.config.rows_per_file
+        for part, start in starts.items():
+            rows = self.source.read(part, start)
+            batch = self._take(rows, start)
+            while batch:
+                end = start + len(batch)
+                following = self._take(rows, end)
+                yield Batch(part, start, batch, ends_file=not following or end % size == 0, ends_part=not following)
+                batch, start = following, end
+
+    def _take(self, rows: Iterator[SourceRow], start: int) -> list[SourceRow]:
+        left = self.config.rows_per_file - start % self.config.rows_per_file
+        return list(islice(rows, min(self.config.batch_size, left)))
+
+    def _load_ahead(self, pool: ThreadPoolExecutor, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[Future]]]:
+        """Batches in turn, while the next ones are being loaded."""
+        waiting = deque()
+        for batch in batches:
+            waiting.append((batch, [pool.submit(self.source.load, row) for row in batch.rows]))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _add(self, batch: Batch, loaded: list[Future]) -> None:
+        """Encode a batch, and write the file if it is full."""
+        if batch.start % self.config.rows_per_file == 0:
+            self.folder.start_file(batch.part, batch.start)
+        readable = []
+        for index, (row, future) in enumerate(zip(batch.rows, loaded)):
+            if (error := future.exception()) is None:
+                readable.append(future.result())
+            else:
+                self._skip(batch, index, row, error)
+        if readable:
+            labels, contents = zip(*readable)
+            self.labels += self._check_labels(labels)
+            self.tokens.append(self.source.encode(contents))
+        if batch.ends_file:
+            self.folder.write_file(batch.part, batch.start, self._table(), batch.ends_part)
+            self.tokens, self.labels = [], []
+
+    def _table(self) -> pa.Table:
+        schema = self.source.schema
+        empty = np.empty((0, schema.num_crops, schema.settings.height * schema.settings.width))
+        return schema.table(np.concatenate([empty, *self.tokens]), self.labels)
+
+    def _skip(self, batch: Batch, index: int, row: SourceRow, error: BaseException) -> None:
+        place = self.source.place(batch.part, batch.start + index)
+        entry = {**place, "id": row.identifier, "reason": f"{type(error).__name__}: {error}"}
+        self.folder.skip(batch.part, batch.start, entry)
+        if (count := self.folder.num_skipped()) > self.config.max_bad_images:
+            raise ValueError(
+                f"`max_bad_images`: {self.config.max_bad_images} was given, but {count} pictures cannot be read, the "
+                f"last one ({row.identifier}) because {error}; they are listed in {self.folder.work}"
+            )
+
+    def _check_labels(self, labels: tuple) -> tuple:
+        names = getattr(self.source.schema.label, "names", None)
+        limit = len(names) if names else float("inf")
+        for label in labels:
+            if not isinstance(label, int) or not 0 <= label < limit:
+                raise ValueError(
+                    f"`label_column`: a label is {label!r}; it must be a whole number from 0 to below {limit}"
+                )
+        return labels

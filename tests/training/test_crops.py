@@ -1,0 +1,126 @@
+"""Which pixels a crop holds, and what pictures of other modes become."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from randar_hf.training.crops import centre_crop, centre_square, cut_crops, square_size, to_rgb
+from randar_hf.training.data import to_pixels
+
+
+def coordinates(width: int, height: int) -> np.ndarray:
+    """A picture whose pixels hold their row and their column."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
+
+
+def test_the_square_lies_in_the_middle():
+    pixels = coordinates(31, 20)
+    assert np.array_equal(centre_square(Image.fromarray(pixels), 20), pixels[:, 5:25])  # 11 // 2 columns before it
+    tall = pixels.transpose(1, 0, 2)
+    assert np.array_equal(centre_square(Image.fromarray(tall), 20), tall[5:25])
+
+
+def test_large_pictures_are_halved_by_means_then_scaled_by_a_bicubic_filter():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    means = pixels.reshape(32, 2, 40, 2, 3).astype(float).mean((1, 3))
+    assert np.abs(np.asarray(centre_square(Image.fromarray(pixels), 32), float) - means[:, 4:36]).max() <= 1
+    # 63 is less than twice 32, so nothing is halved.
+    image = Image.fromarray(pixels[:63])
+    scaled = np.asarray(image.resize((41, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(centre_square(image, 32), scaled[:, 4:36])
+    # 40 x 32 after one halving, scaled by 5 / 8 to 25 x 20.
+    scaled = Image.fromarray(pixels).resize((40, 32), Image.Resampling.BOX).resize((25, 20), Image.Resampling.BICUBIC)
+    assert np.array_equal(centre_square(Image.fromarray(pixels), 20), np.asarray(scaled)[:, 2:22])
+
+
+def test_small_pictures_are_enlarged():
+    assert centre_square(Image.new("RGB", (3, 5), "red"), 16).size == (16, 16)
+
+
+def test_a_line_is_no_picture():
+    with pytest.raises(ValueError, match="1 x 30000 pixels are too narrow"):
+        centre_square(Image.new("L", (1, 30_000)), 256)
+
+
+def crops_of(pixels: np.ndarray, size: int, augmentation: str) -> list[np.ndarray]:
+    squares = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return [crop[0].permute(1, 2, 0).numpy() for crop in cut_crops(squares, size, augmentation)]
+
+
+def test_crops_lie_where_they_should():
+    square = coordinates(20, 20)
+    (only,) = crops_of(square, 20, "none")
+    assert np.array_equal(only, square)
+    first, second = crops_of(square, 20, "adm")
+    assert np.array_equal(first, square) and np.array_equal(second, square[:, ::-1])
+
+    assert [square_size("ten_crop", size) for size in (18, 256, 384)] == [19, 281, 422]
+    assert square_size("adm", 256) == 256
+    square = np.stack(np.mgrid[:281, :281], axis=-1)
+    crops = crops_of(square, 256, "ten_crop")
+    places = [(0, 0), (0, 25), (25, 0), (25, 25), (12, 12)]  # the middle of 25 is rounded to the even 12
+    assert len(crops) == 10
+    for whole, five in ((square, crops[:5]), (square[:, ::-1], crops[5:])):
+        for (top, left), crop in zip(places, five):
+            assert np.array_equal(crop, whole[top : top + 256, left : left + 256])
+    assert [centre_crop(count) for count in (1, 2, 10)] == [0, 0, 4]
+
+
+def reopened(image: Image.Image, kind: str, **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(file)
+
+
+def test_grey_is_the_same_in_all_channels():
+    for mode in ("1", "L", "LA"):
+        pixels = np.asarray(to_rgb(reopened(Image.new("L", (2, 2), 255).convert(mode), "PNG")))
+        assert pixels.shape == (2, 2, 3) and (pixels == 255).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    levels = np.array([[0, 255, 256], [32768, 65535, 1285]], dtype=np.uint16)
+    for kind in ("PNG", "TIFF"):
+        image = reopened(Image.fromarray(levels), kind)
+        assert image.mode.startswith("I")
+        assert np.asarray(to_rgb(image))[..., 1].tolist() == [[0, 1, 1], [128, 255, 5]]
+    assert np.asarray(to_rgb(Image.fromarray(levels.astype(np.int32))))[..., 0].tolist() == [[0, 1, 1], [128, 255, 5]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_palettes_are_looked_up_and_transparency_is_dropped():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putpixel((1, 0), 1)
+    for options in ({}, {"transparency": bytes([200, 100])}, {"transparency": 1}):
+        image = reopened(palette, "PNG", **options)
+        assert image.mode == "P" and np.asarray(to_rgb(image)).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    image = reopened(Image.new("RGBA", (1, 1), (1, 2, 3, 0)), "PNG")
+    assert np.asarray(to_rgb(image)).tolist() == [[[1, 2, 3]]]
+
+
+def test_cmyk():
+    image = reopened(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    red, green, blue = np.asarray(to_rgb(image))[4, 4].tolist()
+    assert image.mode == "CMYK" and red > 250 and green < 5 and blue < 5
+
+
+def test_floating_point_pixels_are_refused():
+    with pytest.raises(ValueError, match="floating point"):
+        to_rgb(Image.new("F", (2, 2)))
+
+
+def test_the_orientation_of_a_camera_is_left_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image = reopened(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
+    assert to_rgb(image).size == (30, 20)
+
+
+def test_pixels_span_minus_one_to_one():
+    pixels = to_pixels(Image.fromarray(np.array([[[0, 51, 255]]], dtype=np.uint8)), 1)
+    assert torch.allclose(pixels.flatten(), torch.tensor([-1.0, -0.6, 1.0]))

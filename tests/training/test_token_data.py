@@ -1,0 +1,147 @@
+"""Reading token rows for training, of one crop and of several."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+from torch.utils.data import DataLoader
+
+from randar_hf.training import TokenizingConfig, TrainingConfig, tokenize_images, train
+from randar_hf.training.data import load_rows
+from randar_hf.training.token_data import (
+    SETTINGS_KEY,
+    TokenCrops,
+    check_tokenizer,
+    load_tokenizer,
+    read_settings,
+    token_dataset,
+)
+
+
+def crop_rows(num_crops: int, count: int = 40) -> Dataset:
+    """Rows whose tokens are 100 times the number of the row plus that of the crop."""
+    tokens = 100 * np.arange(count)[:, None, None] + np.arange(num_crops)[None, :, None] + np.zeros((1, 1, 4), int)
+    features = Features({"t": List(List(Value("uint16"), length=4), length=num_crops), "l": Value("int64")})
+    return Dataset.from_dict({"t": tokens.astype(np.uint16), "l": np.arange(count) % 3}, features=features)
+
+
+def crops_of(dataset: TokenCrops, indices=None) -> list[int]:
+    return [int(dataset[index]["tokens"][0]) % 100 for index in indices or range(len(dataset))]
+
+
+def test_without_a_seed_it_is_the_middle_of_the_picture():
+    assert set(crops_of(token_dataset(crop_rows(2), "t", "l"))) == {0}
+    dataset = token_dataset(crop_rows(10), "t", "l")
+    assert set(crops_of(dataset)) == {4}
+    dataset.set_epoch(1)
+    columns = dataset[:]
+    assert columns["tokens"].shape == (40, 4) and columns["tokens"].dtype == columns["label"].dtype == torch.int64
+    assert columns["tokens"][:, 0].tolist() == [100 * row + 4 for row in range(40)]
+    assert columns["label"].tolist() == [row % 3 for row in range(40)]
+    assert torch.equal(dataset[5:7]["tokens"], columns["tokens"][5:7])
+
+
+def test_the_crop_depends_on_seed_epoch_and_row_alone():
+    def draws(seed, epoch, order=range(40)):
+        dataset = token_dataset(crop_rows(10), "t", "l", seed=seed)
+        dataset.set_epoch(epoch)
+        return crops_of(dataset, order)
+
+    first = draws(0, 3)
+    assert first == draws(0, 3) and draws(0, 3, order=range(39, -1, -1)) == first[::-1]
+    assert first != draws(0, 4) and first != draws(1, 3)
+    dataset = token_dataset(crop_rows(10), "t", "l", seed=0)
+    drawn = []
+    for epoch in range(200):
+        dataset.set_epoch(epoch)
+        drawn.append(dataset.choice)
+    counts = np.bincount(np.concatenate(drawn), minlength=10)  # of 8000 draws, with a deviation of 27
+    assert counts.min() > 650 and counts.max() < 950
+    assert len({tuple(row) for row in np.stack(drawn).T}) == 40  # rows are drawn independently
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_draw_the_same_crops(num_workers):
+    dataset = token_dataset(crop_rows(10), "t", "l", seed=5)
+    loader = DataLoader(dataset, batch_size=7, num_workers=num_workers)
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        read = torch.cat([batch["tokens"] for batch in loader])
+        assert read[:, 0].tolist() == [100 * row + crop for row, crop in enumerate(dataset.choice.tolist())]
+
+
+def test_training_reads_rows_of_several_crops(image_folder, tokenizer_folder, training_settings, tmp_path):
+    for split in ("train", "validation"):
+        tokens = TokenizingConfig(
+            dataset=str(image_folder),
+            tokenizer=str(tokenizer_folder),
+            output_dir=str(tmp_path / "tokens"),
+            split=split,
+            augmentation="adm",
+        )
+        tokenize_images(tokens)
+    settings = training_settings | {"dataset": str(tmp_path / "tokens"), "validation_split": "validation"}
+    folder = train(TrainingConfig(**settings))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["validation_loss"] > 0
+
+
+def test_rows_of_one_crop_are_read_as_ever(token_folder):
+    rows = load_rows(str(token_folder), "train")
+    dataset = token_dataset(rows, "tokens", "label", seed=3)
+    assert isinstance(dataset, Dataset) and dataset[0]["tokens"].shape == (16,)
+
+
+def older(folder, target) -> None:
+    """The files of a folder as they were written before the tokenizer's configuration was stored with them."""
+    for file in folder.glob("*.parquet"):
+        table = pq.read_table(file)
+        settings = json.loads(table.schema.metadata[SETTINGS_KEY])
+        del settings["tokenizer_config"]
+        metadata = {**table.schema.metadata, SETTINGS_KEY: json.dumps(settings).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), target / file.name)
+
+
+def test_older_token_folders_stay_readable(token_folder, tokenizer_folder, tmp_path):
+    older(token_folder, tmp_path)
+    settings, vqvae = read_settings(str(tmp_path)), load_tokenizer(str(tokenizer_folder))
+    assert settings.tokenizer_config is None and (settings.height, settings.vocab_size) == (4, 16)
+    check_tokenizer(settings, vqvae)
+    assert load_rows(str(tmp_path), "train")["tokens"][:] == load_rows(str(token_folder), "train")["tokens"][:]
+    (tmp_path / "train.parquet").write_bytes((token_folder / "train.parquet").read_bytes())
+    assert read_settings(str(tmp_path)) == read_settings(str(token_folder))  # one older, one newer file
+
+
+def test_files_of_different_tokenizers_are_refused(token_folder, tmp_path):
+    for file in token_folder.glob("*.parquet"):
+        table = pq.read_table(file)
+        settings = json.loads(table.schema.metadata[SETTINGS_KEY])
+        settings["tokenizer_hash"] = file.name
+        metadata = {**table.schema.metadata, SETTINGS_KEY: json.dumps(settings).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / file.name)
+    with pytest.raises(ValueError, match="`dataset`: .*different tokenizers"):
+        read_settings(str(tmp_path))
+
+
+def test_files_of_a_split_that_is_being_written_do_not_count(token_folder, tmp_path):
+    (tmp_path / ".validation").mkdir()
+    (tmp_path / "train.parquet").write_bytes((token_folder / "train.parquet").read_bytes())
+    table = pq.read_table(token_folder / "validation.parquet")
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / ".validation" / "000000-000000.parquet")
+    assert read_settings(str(tmp_path)) == read_settings(str(token_folder))
+
+
+def test_the_tokenizer_is_known_by_weights_and_configuration(token_folder, tokenizer_folder):
+    settings = read_settings(str(token_folder))
+    vqvae = load_tokenizer(str(tokenizer_folder))
+    check_tokenizer(settings, vqvae)
+    vqvae.register_to_config(_pixel_range=[0.0, 1.0])
+    with pytest.raises(ValueError, match="`tokenizer`: .*same weights with .*0.0, 1.0.* was given"):
+        check_tokenizer(settings, vqvae)
+    vqvae = load_tokenizer(str(tokenizer_folder))
+    vqvae.quantize.embedding.weight.data[0, 0] += 1
+    with pytest.raises(ValueError, match="`tokenizer`: the tokens were made by the tokenizer"):
+        check_tokenizer(settings, vqvae)

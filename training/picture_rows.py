@@ -1,0 +1,148 @@
+"""Rows of pictures as `tokenize` wants them: read undecoded one after another, cut in threads, encoded in batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import torch
+from datasets import ClassLabel, Image, IterableDataset, Value
+from diffusers import VQModel
+from PIL import Image as PILImage
+
+from randar_hf.vq import downsampling, encode_images
+
+from .crops import AUGMENTATIONS, centre_square, cut_crops, square_size
+from .data import check_column, class_feature, class_folders, load_rows
+from .token_data import token_settings
+from .token_writer import TokenSchema
+
+
+@dataclass
+class SourceRow:
+    """A row before it is decoded: what it holds, its label, and a name for it where it has one."""
+
+    content: object
+    label: object
+    identifier: str | None
+
+
+class PictureRows:
+    """The pictures of a data set, in parts that processes can share.
+
+    A memory-mapped data set has a part for each file of tokens, a streamed one a part for each of its own files.
+
+    Args:
+        config: a `TokenizingConfig`.
+        vqvae: the tokenizer, on its device.
+
+    Raises:
+        ValueError: there is no such data set or column, or it holds no pictures or no labels, or the size does not
+            suit the tokenizer.
+    """
+
+    def __init__(self, config, vqvae: VQModel):
+        self.config, self.vqvae = config, vqvae
+        rows = load_rows(config.dataset, config.split, config.dataset_config, streaming=config.streaming)
+        self.streamed = isinstance(rows, IterableDataset)
+        if rows.features is None:
+            raise ValueError("`streaming`: the data set does not tell its columns before it is read; do not stream it")
+        label, self.renumbered = _classes(rows, config.label_column, config.dataset)
+        self.rows = _undecoded(rows, config.image_column, config.label_column)
+        self.image_size = config.image_size or vqvae.config.sample_size
+        if self.image_size % downsampling(vqvae):
+            raise ValueError(
+                f"`image_size`: {self.image_size} was given; it must be a multiple of {downsampling(vqvae)}"
+            )
+        side = self.image_size // downsampling(vqvae)
+        crops = AUGMENTATIONS[config.augmentation]
+        self.schema = TokenSchema(settings=token_settings(vqvae, side, side), num_crops=crops, label=label)
+
+    @property
+    def settings(self) -> dict:
+        """What the source tells about itself, and must still tell when a stopped run goes on."""
+        size = {"source_files": self.num_parts} if self.streamed else {"source_rows": len(self.rows)}
+        return {"image_size": self.image_size, **size}
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are."""
+        return self.rows.num_shards if self.streamed else -(-len(self.rows) // self.config.rows_per_file)
+
+    def part_length(self, part: int) -> int | None:
+        """Rows of a part, if that is known before it is read."""
+        size = self.config.rows_per_file
+        return None if self.streamed else min(size, len(self.rows) - part * size)
+
+    def place(self, part: int, row: int) -> dict:
+        """Where a user finds the row of a part: its number in the data set, or in one of the streamed files."""
+        return {"file": part, "row": row} if self.streamed else {"row": part * self.config.rows_per_file + row}
+
+    def read(self, part: int, start: int) -> Iterator[SourceRow]:
+        """The rows of a part from the row `start` on."""
+        if self.streamed:
+            rows = self.rows.shard(self.num_parts, part).skip(start)
+        else:
+            first = part * self.config.rows_per_file
+            rows = self.rows.select(range(first + start, first + self.part_length(part)))
+        for row in rows:
+            content = path = row[self.config.image_column]
+            if isinstance(content, dict):
+                path = content.get("path")
+                content = path if content["bytes"] is None else content["bytes"]
+            identifier = row.get("__key__") or (path if isinstance(path, str) else None)
+            yield SourceRow(content, row[self.config.label_column], identifier)
+
+    def load(self, row: SourceRow) -> tuple[int, np.ndarray]:
+        """Label and centred square, (S, S, 3) uint8, of a row.
+
+        Raises:
+            Exception: of any kind if the picture cannot be read.
+        """
+        content = row.content
+        if content is None:
+            raise ValueError("there is no picture")
+        if isinstance(content, str):
+            with fsspec.open(content, "rb") as file:
+                content = file.read()
+        with PILImage.open(BytesIO(content)) as image:
+            square = centre_square(image, square_size(self.config.augmentation, self.image_size))
+        return self._number(row.label), np.asarray(square)
+
+    def _number(self, label) -> int:
+        if isinstance(label, str):
+            return self.schema.label.str2int(label)
+        return self.renumbered.get(label, label)
+
+    def encode(self, squares: list[np.ndarray]) -> np.ndarray:
+        """Tokens (B, A, N) of squares."""
+        pixels = torch.from_numpy(np.stack(squares)).to(self.vqvae.device).permute(0, 3, 1, 2)  # (B, 3, S, S) uint8
+        crops = cut_crops(pixels, self.image_size, self.config.augmentation)
+        tokens = [encode_images(self.vqvae, crop.float() / 127.5 - 1).flatten(1) for crop in crops]  # (B, N) each
+        return torch.stack(tokens, dim=1).cpu().numpy()
+
+
+def _classes(rows, column: str, dataset: str) -> tuple[ClassLabel | Value, dict[int, int]]:
+    """The feature of the labels, and the new number of every class that empty folders move."""
+    label = class_feature(rows, column)
+    folder = Path(dataset).expanduser()
+    if isinstance(rows.features[column], ClassLabel) and folder.is_dir():
+        names = class_folders(folder)
+        if set(label.names) < set(names):
+            return ClassLabel(names=names), {old: names.index(name) for old, name in enumerate(label.names)}
+    return label, {}
+
+
+def _undecoded(rows, image_column: str, label_column: str):
+    """The columns that are needed, with pictures as bytes or paths."""
+    check_column(rows, "image_column", image_column)
+    feature = rows.features[image_column]
+    rows = rows.select_columns([name for name in (image_column, label_column, "__key__") if name in rows.column_names])
+    if isinstance(feature, Image):
+        return rows.cast_column(image_column, Image(decode=False))
+    is_struct = isinstance(feature, dict) and "bytes" in feature
+    if not is_struct and not (isinstance(feature, Value) and ("binary" in feature.dtype or "string" in feature.dtype)):
+        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no pictures")
+    return rows
