@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 
-TRAINING = ["accelerate>=1.15", "datasets>=5.2", "scikit-learn>=1.9", "tensorboard>=2.21"]
+TRAINING = ["accelerate>=1.15", "datasets>=5.2", "filelock>=3.20", "scikit-learn>=1.9", "tensorboard>=2.21"]
 TEST = ["peft>=0.21", "pytest>=9.0", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
 

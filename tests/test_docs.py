@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import tarfile
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -15,6 +17,7 @@ from transformers import HfArgumentParser
 from randar_hf import cli, training
 from randar_hf.training.digits import DigitsConfig
 from randar_hf.training.digits_evaluation import DigitsEvaluationConfig
+from randar_hf.training.digits_rar import DigitsRARConfig
 from randar_hf.training.digits_zero_shot import ZeroShotConfig
 
 
@@ -26,10 +29,11 @@ COMMANDS = {
     "tokenize": training.TokenizingConfig,
     "train": training.TrainingConfig,
 }
-OUTPUTS = {"generate": "--output", "tokenize": "--output-dir"}
+OUTPUTS = {"generate": "--output", "sample": "--output-dir", "tokenize": "--output-dir"}
 MODULES = {
     "randar_hf.training.digits": DigitsConfig,
     "randar_hf.training.digits_evaluation": DigitsEvaluationConfig,
+    "randar_hf.training.digits_rar": DigitsRARConfig,
     "randar_hf.training.digits_zero_shot": ZeroShotConfig,
 }
 
@@ -125,14 +129,20 @@ def downloads(published, tmp_path, monkeypatch):
         folder = Path("imagenet", "train", wordnet_id)
         folder.mkdir(parents=True)
         Image.new("RGB", (300, 260), "green").save(folder / "1.jpg")
+    with tarfile.open("imagenet-llamagen-adm-256_codes.tar", "w") as archive:
+        for class_id in range(1000):
+            file = Path("0.npy")
+            np.save(file, np.full((2, 256), class_id % 7))
+            archive.add(file, f"codes/{class_id}/0.npy")
 
 
 def test_the_commands_for_published_files_run(downloads, fresh_accelerate):
-    """Each `randar-hf` command of the page, in turn; training is only parsed."""
+    """Each `randar-hf` command of the page, in turn, with four pictures of a sample; training is only parsed."""
     lines = [line for page, line in shell_lines() if page == "from-the-published-code.md"]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("randar-hf ")]
-    assert {words[0] for words in commands} == {"convert", "generate", "tokenize"}
+    assert {words[0] for words in commands} == {"convert", "generate", "sample", "tokenize"}
     for words in commands:
+        words = [{"50000": "4"}.get(word, word) for word in words]
         output = Path(words[2] if words[0] == "convert" else words[words.index(OUTPUTS[words[0]]) + 1])
         assert not output.exists()
         assert cli.main(words) == 0, words

@@ -234,6 +234,16 @@ def test_class_dropout_replaces_classes_in_training_only(make_model):
     assert abs(in_training - 0.5) < 0.05
 
 
+def test_given_classes_are_dropped_instead_of_drawn_ones(make_model):
+    model = make_model(class_dropout=0.5)
+    tokens, labels = torch.randint(32, (6, 16)), torch.arange(6) % 5
+    dropped = torch.tensor([True, False, False, True, False, True])
+    expected = model(tokens, labels.masked_fill(dropped, 5)).logits
+    for training in (False, True):
+        with torch.no_grad():
+            assert model.train(training)(tokens, labels, dropped_classes=dropped).logits.equal(expected)
+
+
 def test_token_dropout_changes_training_only(make_model):
     model = make_model(token_dropout=0.5)
     tokens, labels, order = draw_batch()

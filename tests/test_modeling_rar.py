@@ -119,12 +119,24 @@ def test_dropout_changes_training_only(make_rar, name):
         assert not torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
 
 
+def test_given_classes_are_dropped_instead_of_drawn_ones(make_rar):
+    model = make_rar(class_dropout=0.5)
+    tokens, labels, order = draw_batch(6)
+    dropped = torch.tensor([True, False, False, True, False, True])
+    null = labels.masked_fill(dropped, model.config.num_classes)
+    with torch.no_grad():
+        expected = model(tokens, null, order=order).logits
+        for training in (False, True):
+            logits = model.train(training)(tokens, labels, order=order, dropped_classes=dropped).logits
+            assert logits.equal(expected)
+
+
 def test_activation_checkpointing_has_the_same_gradients(make_rar):
     gradients = []
     for checkpointing in (False, True):
         model = make_rar().train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         tokens, labels, order = draw_batch()
         model(tokens, labels, order=order, labels=tokens).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])

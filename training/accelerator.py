@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from traceback import clear_frames
 
-import numpy as np
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from torch.utils.data import DataLoader
 
+from .failures import TrainingError
+from .signals import outlive_signals
 
-def make_accelerator(config, gradient_accumulation_steps: int = 1) -> Accelerator:
+
+def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool = False) -> Accelerator:
     """An accelerator with seeded shuffling, accumulation across epoch ends and the tracker that `config` names."""
     return Accelerator(
         mixed_precision=config.mixed_precision,
+        dynamo_backend="inductor" if compile else None,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=gradient_accumulation_steps, sync_with_dataloader=False
         ),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed, non_blocking=True),
         step_scheduler_with_optimizer=False,
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=config.output_dir,
@@ -30,11 +34,29 @@ def start_trackers(accelerator: Accelerator, config, project: str) -> None:
     accelerator.init_trackers(project, config=settings)
 
 
-def make_loader(dataset, batch_size: int, num_workers: int = 0, shuffle: bool = False) -> DataLoader:
-    """A loader of whole batches when it shuffles (training), and of all rows in order when not (validation)."""
-    if shuffle and len(dataset) < batch_size:
-        raise ValueError(f"`batch_size`: {batch_size} was given, but the training split has only {len(dataset)} rows")
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=num_workers)
+def make_loader(
+    dataset, batch_size: int, num_workers: int = 0, shuffle: bool = False, num_processes: int = 1, collate=None
+) -> DataLoader:
+    """A loader of whole batches when it shuffles (training), and of all rows in order when not (validation).
+
+    Raises:
+        ValueError: a loader that shuffles has too few rows for a batch on each of the processes.
+    """
+    if shuffle and len(dataset) < batch_size * num_processes:
+        each = f" for each of {num_processes} processes" if num_processes > 1 else ""
+        raise ValueError(
+            f"`batch_size`: {batch_size} was given{each}, but the training split has only {len(dataset)} rows"
+        )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=outlive_signals,
+    )
 
 
 def endless_batches(loader, epoch: int = 0, batch: int = 0) -> Iterator[tuple[int, int, dict]]:
@@ -42,17 +64,20 @@ def endless_batches(loader, epoch: int = 0, batch: int = 0) -> Iterator[tuple[in
 
     Yields:
         (epoch, number of the batch in it, batch)
+
+    Raises:
+        TrainingError: a row cannot be read any more.
     """
     while True:
-        loader.set_epoch(epoch)
         rest = skip_first_batches(loader, batch) if batch else loader
-        for batch, content in enumerate(rest, start=batch):  # noqa: B020
-            yield epoch, batch, content
+        rest.set_epoch(epoch)
+        if hasattr(loader.dataset, "set_epoch"):  # a prepared loader of several processes does not tell it
+            loader.dataset.set_epoch(epoch)
+        try:
+            for batch, content in enumerate(rest, start=batch):  # noqa: B020
+                yield epoch, batch, content
+        except OSError as error:
+            clear_frames(error.__traceback__)  # they hold worker processes, which would not end
+            cause = str(error).splitlines()[-1]  # of a worker process it is a whole traceback
+            raise TrainingError(f"`dataset`: a row cannot be read any more: {cause}") from error
         epoch, batch = epoch + 1, 0
-
-
-def reseed(*key: int) -> torch.Generator:
-    """Seed torch's global generators (dropout) from `key`, and return a CPU generator seeded alike (orders)."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)

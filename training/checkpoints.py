@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
+from .failures import TrainingError, first_line
 from .outputs import write_json
 
 
@@ -15,30 +18,53 @@ STATE_FILE = "trainer_state.json"
 
 @dataclass
 class Progress:
-    """Where a run stands: optimizer steps done, and the epoch and the batch in it that come next."""
+    """Where a run stands: optimizer steps done, the epoch and the batch in it that come next, and steps skipped."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, total_limit: int) -> None:
-    """Write `checkpoint-<step>` under `folder` and then delete the oldest beyond `total_limit`; on every process."""
+    """Write `checkpoint-<step>` under `folder` and then delete the oldest beyond `total_limit`; on every process.
+
+    Checkpoints of later steps, which a run has that was resumed from an earlier one, are left alone.
+
+    Raises:
+        TrainingError: it could not be written, for example to a full disk; nothing else was deleted.
+    """
     final = folder / f"checkpoint-{progress.step}"
     partial = folder / f".{final.name}.partial"
     if accelerator.is_main_process:
+        for left in folder.glob(".checkpoint-*.partial"):  # of runs that were killed
+            shutil.rmtree(left)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _complete(partial, final, progress)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free // 2**20
         shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
+        raise TrainingError(
+            f"`output_dir`: {final.name} could not be written, {free} MiB were free: {first_line(error)}"
+        ) from error
     if accelerator.is_main_process:
-        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
-        write_json(partial / STATE_FILE, {"progress": asdict(progress), "sizes": sizes})
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in list_checkpoints(folder)[:-total_limit]:
-            shutil.rmtree(old)
+        older = [path for path in list_checkpoints(folder) if _step(path) <= progress.step]
+        for path in older[:-total_limit]:
+            shutil.rmtree(path)
     accelerator.wait_for_everyone()
+
+
+def _complete(partial: Path, final: Path, progress: Progress) -> None:
+    """Note what a written checkpoint consists of, and give it its name."""
+    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
+    write_json(partial / STATE_FILE, {"progress": asdict(progress), "sizes": sizes})
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> Progress:
@@ -50,31 +76,51 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> Progress:
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints under `folder`, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def last_checkpoint(folder: Path) -> str:
+    """What a run can be resumed from, in words."""
+    found = list_checkpoints(folder)
+    return f"the last good checkpoint is {found[-1].name}" if found else "there is no checkpoint yet"
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path:
     """The checkpoint that `resume` means, found whole.
 
     Args:
-        resume: `"latest"` in `folder`, the name of a checkpoint in it, or a path.
+        resume: `"latest"` in `folder`, which passes over broken ones with a warning; the name of a checkpoint in it;
+            or a path.
         folder: the run's output folder.
 
     Raises:
         ValueError: there is none, or one of its files is missing or cut off.
     """
     if resume == "latest":
-        found = list_checkpoints(folder)
-        if not found:
-            raise ValueError(f"`resume`: there is no checkpoint in {str(folder)!r}")
-        checkpoint = found[-1]
-    else:
-        inside = folder / resume
-        checkpoint = inside if inside.is_dir() else Path(resume).expanduser()
-        if not checkpoint.is_dir():
-            raise ValueError(f"`resume`: there is no checkpoint {resume!r}")
+        return _latest_whole(folder)
+    inside = folder / resume
+    checkpoint = inside if inside.is_dir() else Path(resume).expanduser()
+    if not checkpoint.is_dir():
+        raise ValueError(f"`resume`: there is no checkpoint {resume!r}")
     check_checkpoint(checkpoint)
     return checkpoint
+
+
+def _latest_whole(folder: Path) -> Path:
+    found = list_checkpoints(folder)
+    for checkpoint in reversed(found):
+        try:
+            check_checkpoint(checkpoint)
+            return checkpoint
+        except ValueError as error:
+            if checkpoint == found[0]:
+                raise
+            warnings.warn(f"{error}; the checkpoint before it is taken", stacklevel=2)
+    raise ValueError(f"`resume`: there is no checkpoint in {str(folder)!r}")
 
 
 def check_checkpoint(checkpoint: Path) -> Progress:

@@ -14,6 +14,7 @@ import shlex
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
 from transformers import HfArgumentParser
 
 from randar_hf.pipelines import RandARPipeline
@@ -100,12 +101,17 @@ def assemble_pipeline(folder: Path) -> Path:
     """Copy the trained pipeline to `folder / "pipeline"`, with the guidance that suits it stored."""
     pipeline = RandARPipeline.from_pretrained(folder / "model" / "pipeline")
     pipeline.transformer.generation_config.guidance_scale = GUIDANCE_SCALE
-    pipeline.save_pretrained(folder / "pipeline")
+    return save_without_origin(pipeline, folder / "pipeline")
+
+
+def save_without_origin(pipeline: DiffusionPipeline, folder: Path) -> Path:
+    """Save a pipeline without the places that its parts were loaded from, which mean nothing to others."""
+    pipeline.save_pretrained(folder)
     for file in ("model_index.json", "vqvae/config.json"):
-        content = json.loads((folder / "pipeline" / file).read_text())
-        content.pop("_name_or_path", None)  # where it was trained means nothing to others
-        write_json(folder / "pipeline" / file, content)
-    return folder / "pipeline"
+        content = json.loads((folder / file).read_text())
+        content.pop("_name_or_path", None)
+        write_json(folder / file, content)
+    return folder
 
 
 def run_recipe(config: DigitsConfig) -> dict:

@@ -17,9 +17,8 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 from transformers import HfArgumentParser
 
-from randar_hf import RandARForCausalLM, demo_checkpoint, vq
+from randar_hf import RandARForCausalLM, RARForCausalLM, demo_checkpoint, pipelines, vq
 from randar_hf.orders import make_order
-from randar_hf.pipelines import RandARPipeline
 
 from .data import to_pixels
 from .digits_data import DIGIT_NAMES, image_to_scan, scan_to_image, split_scans
@@ -34,7 +33,7 @@ BATCH_SIZE = 50
 class DigitsEvaluationConfig:
     """Settings of `evaluate_digits`."""
 
-    model: str | None = field(default=None, metadata={"help": "folder of a RandARPipeline of digits; the shipped one"})
+    model: str | None = field(default=None, metadata={"help": "folder of a pipeline of digits; the shipped RandAR"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the numbers"})
     images_per_class: int = field(default=50, metadata={"help": "generated digits of each class"})
     seed: int = field(default=0, metadata={"help": "seed of the first picture; each has its own"})
@@ -50,17 +49,21 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
         The numbers by name; shares are from 0 to 1. The classifier is scikit-learn's `SVC()` on 8 x 8 values.
 
         - `classifier_accuracy_real`, `..._reconstructed`: on the held-out scans, and after the tokenizer.
-        - `class_accuracy`: share of generated digits, shipped defaults, that it names as the class asked for.
-        - `class_accuracy_third_of_steps`, `class_accuracy_one_token_per_step`: the same at N // 3 and at N steps.
+        - `class_accuracy`: share of digits generated with the stored settings that it names as the class asked for.
+        - `class_accuracy_third_of_steps`, `class_accuracy_one_token_per_step`: the same at N // 3 and at N steps, for
+          models that take any number of them.
         - `repeated_share`: share of generated digits whose tokens are all those of one training digit.
+        - `frechet_distance`, `frechet_distance_real`: of these digits, and of the held-out pictures, from the training
+          pictures, in 8 x 8 values.
         - `validation_bits_per_token`, `unigram_bits_per_token`, `uniform_bits_per_token`.
         - `psnr`: of the tokenizer on the held-out pictures, mean, in dB.
     """
-    pipeline = RandARPipeline.from_pretrained(config.model or demo_checkpoint())
+    pipeline = load_pipeline(Path(config.model or demo_checkpoint()).expanduser())
     pipeline.set_progress_bar_config(disable=True)
     splits = split_scans()
     classifier = SVC().fit(splits["train"][0].reshape(-1, 64), splits["train"][1])
-    pixels = {split: to_pixel_batch([scan_to_image(scan) for scan in scans]) for split, (scans, _) in splits.items()}
+    images = {split: [scan_to_image(scan) for scan in scans] for split, (scans, _) in splits.items()}
+    pixels = {split: to_pixel_batch(pictures) for split, pictures in images.items()}
     tokens = {split: vq.encode(pipeline.vqvae, batch).flatten(1) for split, batch in pixels.items()}  # (n, N)
     labels = {split: torch.from_numpy(targets).long() for split, (_, targets) in splits.items()}
 
@@ -71,10 +74,18 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
     vocab_size = pipeline.transformer.config.vocab_size
     numbers["unigram_bits_per_token"] = unigram_bits(tokens["train"], tokens["validation"], vocab_size)
     numbers["uniform_bits_per_token"] = math.log2(vocab_size)
-    numbers |= generation_numbers(pipeline, classifier, tokens["train"], config)
+    train_scans = to_scans(images["train"])  # as blurred by being pictures as what is compared with them
+    numbers |= generation_numbers(pipeline, classifier, train_scans, tokens["train"], config)
+    numbers["frechet_distance_real"] = frechet_distance(to_scans(images["validation"]), train_scans)
     if config.output:
         write_json(Path(config.output), numbers)
     return numbers
+
+
+def load_pipeline(folder: Path):
+    """The pipeline in a folder, of the class that is noted there."""
+    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    return getattr(pipelines, name).from_pretrained(folder)
 
 
 def to_pixel_batch(images: list) -> torch.Tensor:
@@ -84,7 +95,20 @@ def to_pixel_batch(images: list) -> torch.Tensor:
 
 def classify(classifier: SVC, images: list) -> np.ndarray:
     """The digit, (n,), that the classifier sees in each picture."""
-    return classifier.predict(np.stack([image_to_scan(image).reshape(-1) for image in images]))
+    return classifier.predict(to_scans(images).reshape(-1, 64))
+
+
+def to_scans(images: list) -> np.ndarray:
+    """Pictures as scans, (n, 8, 8)."""
+    return np.stack([image_to_scan(image) for image in images])
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Distance of normal distributions fitted to scans, (n, 8, 8) and (m, 8, 8): what FID is without a network."""
+    first, second = first.reshape(-1, 64), second.reshape(-1, 64)
+    means, covariances = first.mean(0) - second.mean(0), [np.cov(scans, rowvar=False) for scans in (first, second)]
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0))  # (64,)
+    return float(means @ means + np.trace(covariances[0] + covariances[1]) - 2 * roots.sum())
 
 
 def tokenizer_numbers(pipeline, classifier, held_out, pixels, tokens) -> dict:
@@ -102,10 +126,14 @@ def tokenizer_numbers(pipeline, classifier, held_out, pixels, tokens) -> dict:
 
 
 @torch.no_grad()
-def bits_per_token(model: RandARForCausalLM, tokens: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
-    """Mean cross-entropy in bits of `tokens` (n, N), each row in its own random order."""
+def bits_per_token(
+    model: RandARForCausalLM | RARForCausalLM, tokens: torch.Tensor, labels: torch.Tensor, seed: int
+) -> float:
+    """Mean cross-entropy in bits of `tokens` (n, N) in the order of generation, drawn for each row if it is random."""
     generator = torch.Generator().manual_seed(seed)
-    order = make_order("random", *model.config.grid, batch_size=len(tokens), generator=generator)  # (n, N)
+    order = make_order(
+        model.generation_config.order, *model.config.grid, batch_size=len(tokens), generator=generator
+    )  # (n, N)
     losses = [
         model(input_ids=ids, class_labels=classes, order=places, labels=ids).loss * len(ids)
         for ids, classes, places in zip(*(x.split(BATCH_SIZE) for x in (tokens, labels, order)), strict=True)
@@ -119,22 +147,27 @@ def unigram_bits(train: torch.Tensor, validation: torch.Tensor, vocab_size: int)
     return -(counts / counts.sum()).log2()[validation].mean().item()
 
 
-def generation_numbers(pipeline, classifier, train_tokens: torch.Tensor, config: DigitsEvaluationConfig) -> dict:
-    """Class accuracy at the shipped number of steps, at a third of the tokens and at one token a step; repeats."""
+def generation_numbers(
+    pipeline, classifier, train_scans: np.ndarray, train_tokens: torch.Tensor, config: DigitsEvaluationConfig
+) -> dict:
+    """Class accuracy at the stored number of steps, at a third of the tokens and one a step; repeats, and distance."""
     num_tokens = pipeline.transformer.config.num_tokens
+    variants = {"class_accuracy": None}
+    if pipeline.transformer.config.fixed_order is None:
+        variants |= {
+            "class_accuracy_third_of_steps": num_tokens // 3,
+            "class_accuracy_one_token_per_step": num_tokens,
+        }
     labels = [label for label in range(len(DIGIT_NAMES)) for _ in range(config.images_per_class)]
     numbers = {}
-    for name, steps in {
-        "class_accuracy": None,
-        "class_accuracy_third_of_steps": num_tokens // 3,
-        "class_accuracy_one_token_per_step": num_tokens,
-    }.items():
+    for name, steps in variants.items():
         tokens = generate_tokens(pipeline, labels, steps, config.seed)  # (n, N)
         images = decode_images(pipeline, tokens)
         numbers[name] = float((classify(classifier, images) == np.array(labels)).mean())
         if steps is None:
             repeated = (tokens[:, None] == train_tokens).all(-1).any(1)  # (n,)
             numbers["repeated_share"] = repeated.double().mean().item()
+            numbers["frechet_distance"] = frechet_distance(to_scans(images), train_scans)
     return numbers
 
 

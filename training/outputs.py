@@ -1,20 +1,70 @@
-"""Output folders: never overwritten unless asked, and marked with the settings of the run that owns them."""
+"""Output folders: held by one process, never overwritten unless asked, and marked with the settings of their run."""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 
 
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+LOCK_SECONDS = 10.0  # what loader processes of a killed run may take to notice, who share its lock
+
+
+@contextmanager
+def hold_output_dir(accelerator: Accelerator, config, command: str, resume: bool = False) -> Iterator[Path]:
+    """`claim_output_dir`, and keep other processes out of the folder for the block; called on every process.
+
+    The system frees the lock when a process dies.
+
+    Raises:
+        ValueError: as `claim_output_dir`, or the folder is in use by another running process.
+    """
+    folder = check_output_dir(config, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    refused = [False]
+    if accelerator.is_main_process:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            refused = [True]
+    broadcast_object_list(refused)
+    if refused[0]:
+        raise ValueError(f"`output_dir`: {str(folder)!r} is in use by another running process")
+    try:
+        yield claim_output_dir(accelerator, config, command, resume)
+    finally:
+        lock.release()
+
+
+def check_output_dir(config, resume: bool = False) -> Path:
+    """Raise the errors of `claim_output_dir` without writing anything, and return the folder."""
+    folder = Path(config.output_dir).expanduser()
+    holds_run = (folder / RUN_FILE).is_file()
+    if resume and not holds_run:
+        raise ValueError(f"`output_dir`: {str(folder)!r} holds no run to resume")
+    if _contents(folder) and not resume:
+        if not holds_run:
+            raise ValueError(f"`output_dir`: {str(folder)!r} holds other files; choose an empty or new folder")
+        if not config.overwrite:
+            raise ValueError(
+                f"`output_dir`: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
+            )
+    return folder
 
 
 def claim_output_dir(accelerator: Accelerator, config, command: str, resume: bool = False) -> Path:
     """Make `config.output_dir` this run's own and write its settings to `run.json`; called on every process.
 
     Args:
+        accelerator: of the run.
         config: a dataclass with `output_dir` and `overwrite`.
         command: name of the command, noted in `run.json`.
         resume: continue the run that the folder holds.
@@ -23,25 +73,23 @@ def claim_output_dir(accelerator: Accelerator, config, command: str, resume: boo
         ValueError: the folder holds another run or foreign files and `overwrite` was not asked for, or `overwrite`
             would delete files that no run of ours wrote, or there is no run to resume.
     """
-    folder = Path(config.output_dir).expanduser()
-    holds_run, in_use = (folder / RUN_FILE).is_file(), folder.is_dir() and any(folder.iterdir())
-    if resume and not holds_run:
-        raise ValueError(f"`output_dir`: {str(folder)!r} holds no run to resume")
-    if in_use and not resume:
-        if not holds_run:
-            raise ValueError(f"`output_dir`: {str(folder)!r} holds other files; choose an empty or new folder")
-        if not config.overwrite:
-            raise ValueError(
-                f"`output_dir`: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
-            )
+    folder = check_output_dir(config, resume)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not resume:
-        if in_use:
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN_FILE, {"command": command, "config": asdict(config)})
+        for path in _contents(folder):
+            if path.name != RUN_FILE:  # it goes last, so that half a deleted run is still known as one
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        settings = {"command": command, "num_processes": accelerator.num_processes, "config": asdict(config)}
+        write_json(folder / RUN_FILE, settings)
     accelerator.wait_for_everyone()
     return folder
+
+
+def _contents(folder: Path) -> list[Path]:
+    """What lies in the folder, apart from the lock and from settings that were not written to the end."""
+    ours = {LOCK_FILE, RUN_FILE + ".partial"}
+    return [path for path in folder.iterdir() if path.name not in ours] if folder.is_dir() else []
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -49,3 +97,9 @@ def write_json(path: Path, content: dict) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut what follows the last end of a line, which a killed process may have left in a file of lines."""
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -6,20 +6,21 @@ import torch
 from diffusers import VQModel
 from diffusers.utils import make_image_grid
 
-from randar_hf import RandARForCausalLM
-from randar_hf.pipelines import RandARPipeline
+from randar_hf import RandARForCausalLM, RARForCausalLM
+from randar_hf.pipelines import RandARPipeline, RARPipeline
 
 
+PIPELINES = {"randar": RandARPipeline, "rar": RARPipeline}
 MAX_CLASSES = 10
 ROWS = 4
 
 
-def make_pipeline(model: RandARForCausalLM, vqvae: VQModel) -> RandARPipeline:
+def make_pipeline(model: RandARForCausalLM | RARForCausalLM, vqvae: VQModel) -> RandARPipeline | RARPipeline:
     """The pipeline of a model and its tokenizer, with the class names that training found in the data."""
-    return RandARPipeline(transformer=model, vqvae=vqvae, id2label=model.config.id2label)
+    return PIPELINES[model.config.model_type](transformer=model, vqvae=vqvae, id2label=model.config.id2label)
 
 
-def save_preview(model: RandARForCausalLM, vqvae: VQModel, path: Path, seed: int) -> None:
+def save_preview(model: RandARForCausalLM | RARForCausalLM, vqvae: VQModel, path: Path, seed: int) -> None:
     """Write a picture grid: a column per class (the first ten), four pictures each, the same seeds every time."""
     pipeline = make_pipeline(model, vqvae)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,46 +1,60 @@
-"""`randar-hf train`: RandAR on rows of tokens, by Algorithm A of the paper."""
+"""`randar-hf train`: RandAR on rows of tokens, by Algorithm A of its paper, or RAR, annealed to one order."""
 
 import json
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
 from diffusers import VQModel
+from diffusers.training_utils import EMAModel
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from randar_hf import RandARConfig, RandARForCausalLM
-from randar_hf.orders import make_order
+from randar_hf import RandARConfig, RARConfig
+from randar_hf.orders import FIXED_ORDER_NAMES, make_order
 
-from .accelerator import endless_batches, make_accelerator, make_loader, reseed, start_trackers
-from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from .accelerator import endless_batches, make_accelerator, make_loader, start_trackers
+from .checkpoints import Progress, find_checkpoint, last_checkpoint, load_checkpoint, save_checkpoint
 from .data import label_names, load_rows
-from .optimization import make_optimizer, make_schedule
-from .outputs import claim_output_dir
+from .failures import TrainingError, explain_failures
+from .optimization import StepGuard, make_optimizer, make_schedule
+from .outputs import drop_torn_line, hold_output_dir
 from .previews import make_pipeline, save_preview
+from .randomness import KeyedSamples, collate, seed_masks
+from .recipe import check_recipe
+from .signals import Interrupted, StopSignals
+from .throughput import Throughput, device_peak, flops_per_image
 from .token_data import check_tokenizer, load_tokenizer, read_settings, square_grid, token_dataset
-from .training_config import TrainingConfig
+from .training_config import MODELS, TrainingConfig
 
 
 DECODING_SHARE = 88 / 256  # decoding steps per token of the paper's main results (Table 1)
 
 
 def train(config: TrainingConfig) -> Path:
-    """Train a RandAR model on rows of tokens.
+    """Train a RandAR or RAR model on rows of tokens.
 
-    Every micro-step draws its orders and dropout masks from a seed made of (seed, process, epoch, batch), so a run
-    that is resumed ends with the same weights as one that was never stopped.
+    What is drawn for a picture depends on the seed, the epoch and its place in the data, so a run that is resumed ends
+    with the same weights as one that was never stopped, and processes share the data as one would read it.
 
     Returns:
-        The output folder, for `RandARForCausalLM.from_pretrained`. It also holds `metrics.jsonl`, `run.json`,
-        checkpoints and, if a tokenizer was given, `previews/` and `pipeline/`, for `RandARPipeline.from_pretrained`.
+        The output folder, for `from_pretrained` of the model. It also holds `metrics.jsonl`, `run.json`, checkpoints
+        and, if a tokenizer was given, `previews/` and `pipeline/`, for `from_pretrained` of the pipeline.
 
     Raises:
-        ValueError: the data, a column, the tokenizer, the output folder or the checkpoint is not usable.
+        ValueError: the data, a column, the tokenizer, the output folder or the checkpoint is not usable, or the run
+            cannot go on for want of memory, of room on the disk or of finite gradients.
+        Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
     folder = Path(config.output_dir).expanduser()
-    accelerator = make_accelerator(config, config.gradient_accumulation_steps)
+    accelerator = make_accelerator(config, config.gradient_accumulation_steps, config.compile)
     train_rows = load_rows(config.dataset, config.train_split, config.dataset_config)
     validation_rows = config.validation_split and load_rows(
         config.dataset, config.validation_split, config.dataset_config
@@ -48,18 +62,21 @@ def train(config: TrainingConfig) -> Path:
     vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
     model_config = make_model_config(config, train_rows, vqvae)
     checkpoint = config.resume and find_checkpoint(config.resume, folder)
-    trainer = Trainer(config, accelerator, model_config, train_rows, validation_rows, vqvae)
-    claim_output_dir(accelerator, config, "train", resume=bool(checkpoint))
-    start_trackers(accelerator, config, "randar")
     if checkpoint:
-        trainer.progress = load_checkpoint(accelerator, checkpoint)
-    trainer.fit()
-    trainer.save_model()
-    accelerator.end_training()
+        check_recipe(checkpoint, config, accelerator.num_processes)
+    with explain_failures(config.output_dir, config.batch_size, partial(last_checkpoint, folder)):
+        trainer = Trainer(config, accelerator, model_config, train_rows, validation_rows, vqvae)
+        with hold_output_dir(accelerator, config, "train", resume=bool(checkpoint)):
+            start_trackers(accelerator, config, config.model_type)
+            if checkpoint:
+                trainer.load(checkpoint)
+            trainer.fit()
+            trainer.save_model()
+            accelerator.end_training()
     return folder
 
 
-def make_model_config(config: TrainingConfig, rows, vqvae: VQModel | None) -> RandARConfig:
+def make_model_config(config: TrainingConfig, rows, vqvae: VQModel | None) -> RandARConfig | RARConfig:
     """The model's configuration: sizes from `config`, vocabulary, classes and grid from the data.
 
     Raises:
@@ -72,21 +89,15 @@ def make_model_config(config: TrainingConfig, rows, vqvae: VQModel | None) -> Ra
         check_tokenizer(settings, vqvae)
     elif settings is None:
         raise ValueError("`tokenizer`: it must be given, since no tokenizer settings are stored with the tokens")
-    return RandARConfig(
+    order = {"scan_order": config.annealing.order} if config.model_type == "rar" else {}
+    return MODELS[config.model_type].config_class(
         vocab_size=settings.vocab_size if settings else vqvae.config.num_vq_embeddings,
         grid_size=(settings.height, settings.width) if settings else square_grid(len(tokens[0]["tokens"])),
         num_classes=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        position_instruction=config.position_instruction,
-        class_dropout=config.class_dropout,
-        token_dropout=config.token_dropout,
-        residual_dropout=config.residual_dropout,
-        mlp_dropout=config.mlp_dropout,
+        **order,
+        **config.model_fields,
     )
 
 
@@ -97,97 +108,187 @@ class Trainer:
         self.config, self.accelerator, self.vqvae = config, accelerator, vqvae
         self.folder = Path(config.output_dir).expanduser()
         self.grid = model_config.grid
-        self.order = "raster" if model_config.position_instruction == "none" else "random"
-        set_seed(config.seed)
-        model = RandARForCausalLM(model_config)
-        model.generation_config.num_inference_steps = max(1, round(DECODING_SHARE * model_config.num_tokens))
-        betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas)
-        self.schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
-        rows = token_dataset(train_rows, config.token_column, config.label_column)
-        loader = make_loader(rows, config.batch_size, config.num_workers, shuffle=True)
-        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
-        accelerator.register_for_checkpointing(self.schedule)
-        self.validation_loader = validation_rows and accelerator.prepare(self._validation_loader(validation_rows))
+        self.annealing = config.annealing
         self.progress = Progress()
         self.losses = []  # of the micro-steps since the last log line; they stay on the device
+        self.saved_step = None
+        self.class_dropout = model_config.class_dropout
+        self.model, self.optimizer, self.schedule = self._make_model(model_config)
+        accelerator.register_for_checkpointing(self.schedule)
+        self.ema = self._make_ema()
+        self.guard = StepGuard(self.optimizer.optimizer, accelerator.device)
+        self.loader = accelerator.prepare(self._training_loader(train_rows))
+        self.validation_loader = validation_rows and accelerator.prepare(self._validation_loader(validation_rows))
+        self.throughput = self._make_throughput()
+
+    @property
+    def random_ratio(self) -> float:
+        """The share of pictures that were permuted in the last step taken, in the first one if none is."""
+        return self.annealing.random_ratio(max(0, self.progress.step - 1))
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from a checked checkpoint."""
+        progress = self.progress = load_checkpoint(self.accelerator, checkpoint)
+        self.saved_step = progress.step
+        self.guard = StepGuard(
+            self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
+        )
+        for group in self.optimizer.param_groups:
+            group["fused"] = True  # older checkpoints say otherwise
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        if self.accelerator.is_main_process:
+            drop_torn_line(self.folder / "metrics.jsonl")
 
     def fit(self) -> None:
-        """Take steps until `max_steps`, and log, validate, preview and save when it is time."""
+        """Take steps until `max_steps`, or until a signal asks to stop."""
         config, progress = self.config, self.progress
         if progress.step >= config.max_steps:
             return
-        bar = tqdm(total=config.max_steps, initial=progress.step, desc="RandAR")
         self.model.train()
-        for epoch, number, batch in endless_batches(self.loader, progress.epoch, progress.batch):
-            gradient_norm = self.micro_step(batch, epoch, number)
-            progress.epoch, progress.batch = epoch, number + 1
-            if not self.accelerator.sync_gradients:
-                continue
-            progress.step += 1
-            bar.update()
-            last = progress.step == config.max_steps
-            if last or progress.step % config.logging_steps == 0:
-                bar.set_postfix(loss=f"{self.log_training(gradient_norm):.4f}")
-            if last or progress.step % config.validation_steps == 0:
-                self.validate()
-            if last or progress.step % config.checkpointing_steps == 0:
-                save_checkpoint(self.accelerator, self.folder, progress, config.checkpoints_total_limit)
-            if last:
-                break
-        bar.close()
+        self.throughput.run()
+        bar = tqdm(total=config.max_steps, initial=progress.step, desc="train")
+        walk = endless_batches(self.loader, progress.epoch, progress.batch)
+        with bar, StopSignals(self.accelerator) as signals, closing(walk) as batches:
+            for epoch, number, batch in batches:
+                gradient_norm = self.micro_step(batch, epoch)
+                progress.epoch, progress.batch = epoch, number + 1
+                if not self.accelerator.sync_gradients:
+                    continue
+                progress.step += 1
+                bar.update()
+                self.after_step(gradient_norm, bar)
+                if progress.step == config.max_steps:
+                    break
+                if stopped_by := signals.agreed(progress.step):
+                    bar.close()
+                    self.stop(stopped_by)
 
-    def micro_step(self, batch: dict, epoch: int, number: int) -> torch.Tensor | None:
+    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
         """Algorithm A on one batch: an order per picture, the loss, its gradient, and a step when enough are summed.
 
         Args:
-            batch: `tokens` (B, N) and `label` (B,).
+            batch: of `KeyedSamples`.
             epoch: which pass over the data.
-            number: of the batch in it.
 
         Returns:
             The norm of the gradient before clipping, when the optimizer stepped.
         """
         accelerator, config = self.accelerator, self.config
-        generator = reseed(config.seed, accelerator.process_index, epoch, number)
-        tokens, labels = batch["tokens"], batch["label"]  # (B, N), (B,)
-        order = make_order(self.order, *self.grid, batch_size=len(tokens), generator=generator)  # (B, N)
+        seed_masks(config.seed, epoch, batch["index"][0])
+        tokens, chances = batch["tokens"], batch["chances"]  # (B, N), (B, 2)
+        order = self.annealing.choose_orders(self.progress.step, batch["orders"], chances[:, 0])  # (B, N)
         gradient_norm = None
         with accelerator.accumulate(self.model):
-            output = self.model(input_ids=tokens, class_labels=labels, order=order.to(tokens.device), labels=tokens)
+            output = self.model(
+                input_ids=tokens,
+                class_labels=batch["label"],
+                order=order,
+                labels=tokens,
+                dropped_classes=chances[:, 1] < self.class_dropout,
+            )
             accelerator.backward(output.loss)
             if accelerator.sync_gradients:
                 gradient_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+                self.guard.check(gradient_norm)
             self.optimizer.step()
             if accelerator.sync_gradients:
                 self.schedule.step()
+                if self.ema is not None:
+                    self.ema.step(self.model.parameters())
             self.optimizer.zero_grad()
         self.losses.append(output.loss.detach())
+        self.throughput.images += len(tokens) * accelerator.num_processes
         return gradient_norm
 
+    def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
+        """Log, validate, preview and save when it is time."""
+        config, step = self.config, self.progress.step
+        last = step == config.max_steps
+        if last or step % config.logging_steps == 0:
+            bar.set_postfix(loss=f"{self.log_training(gradient_norm):.4f}")
+        self.throughput.pause()
+        if last or step % config.validation_steps == 0:
+            self.validate()
+        if last or step % config.checkpointing_steps == 0:
+            self.save()
+        self.throughput.run()
+
     def log_training(self, gradient_norm: torch.Tensor) -> float:
-        """Log the mean loss since the last line, the gradient norm and the learning rate; returns the loss in nats."""
-        loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
+        """Log the mean loss since the last line and what the last step was taken with.
+
+        Returns:
+            The loss in nats, of micro-steps with a finite one.
+
+        Raises:
+            TrainingError: too many steps were skipped, one after another.
+        """
+        losses = torch.stack(self.losses)
         self.losses.clear()
-        rate = self.schedule.get_last_lr()[0]
-        self.log({"loss": loss, "gradient_norm": gradient_norm.item(), "learning_rate": rate})
+        loss = self.accelerator.reduce(losses[losses.isfinite()].mean(), "mean").item()
+        skipped, in_a_row = self.guard.read()
+        annealing = {"random_ratio": self.random_ratio} if self.annealing.is_on else {}
+        values = {"loss": loss, "gradient_norm": gradient_norm.item(), "learning_rate": self.schedule.get_last_lr()[0]}
+        self.log({**values, **annealing, "skipped_steps": skipped, **self.throughput.read()})
+        if in_a_row > self.config.max_skipped_steps:
+            raise TrainingError(
+                f"`max_skipped_steps`: the gradients of the last {in_a_row} steps were not finite, and at most "
+                f"{self.config.max_skipped_steps} are skipped one after another; a lower `learning_rate` or a longer "
+                "warm-up may help"
+            )
         return loss
 
     def log(self, values: dict) -> None:
-        """Hand `values` to the tracker and append them to `metrics.jsonl`."""
+        """Hand `values` to the tracker and append them to `metrics.jsonl`, null for those that are not finite."""
         self.accelerator.log(values, step=self.progress.step)
         if self.accelerator.is_main_process:
+            line = {"step": self.progress.step, "epoch": self.progress.epoch, **values}
+            line = {name: value if math.isfinite(value) else None for name, value in line.items()}
             with open(self.folder / "metrics.jsonl", "a") as file:
-                file.write(json.dumps({"step": self.progress.step, "epoch": self.progress.epoch, **values}) + "\n")
+                file.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Save a checkpoint."""
+        self.progress.skipped_steps, self.progress.skipped_in_a_row = self.guard.read()
+        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit)
+        self.saved_step = self.progress.step
+
+    def stop(self, number: int) -> None:
+        """Save a checkpoint, say how to go on, and leave."""
+        if self.saved_step != self.progress.step:
+            self.save()
+        if self.accelerator.is_main_process:
+            name, output_dir = signal.Signals(number).name, self.config.output_dir
+            print(
+                f"randar-hf train: stopped by {name} with checkpoint-{self.progress.step} in {output_dir!r}; "
+                "give the same command with `--resume latest` to go on",
+                file=sys.stderr,
+            )
+        self.accelerator.end_training()
+        raise Interrupted(number)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Give the model its averaged weights for the block, if there are such."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.model.parameters())
+        self.ema.copy_to(self.model.parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.model.parameters())
 
     def validate(self) -> None:
         """Log the validation loss and draw previews, as far as a split and a tokenizer were given."""
-        if self.validation_loader is not None:
-            self.log({"validation_loss": self.validation_loss()})
-        if self.vqvae is not None and self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.model).eval()
-            vqvae = self.vqvae.to(self.accelerator.device)
-            save_preview(model, vqvae, self.folder / "previews" / f"step-{self.progress.step}.png", self.config.seed)
+        with self.averaged_weights():
+            if self.validation_loader is not None:
+                self.log({"validation_loss": self.validation_loss()})
+            if self.vqvae is not None and self.accelerator.is_main_process:
+                path = self.folder / "previews" / f"step-{self.progress.step}.png"
+                vqvae = self.vqvae.to(self.accelerator.device)
+                save_preview(self.current_model().eval(), vqvae, path, self.config.seed)
         self.model.train()
 
     @torch.no_grad()
@@ -205,14 +306,64 @@ class Trainer:
         """Write the trained model to the output folder, and as a pipeline in it if the tokenizer is at hand."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.model)
-            model.save_pretrained(self.folder)
-            if self.vqvae is not None:
-                make_pipeline(model, self.vqvae).save_pretrained(self.folder / "pipeline")
+            with self.averaged_weights():
+                model = self.current_model()
+                model.save_pretrained(self.folder)
+                if self.vqvae is not None:
+                    make_pipeline(model, self.vqvae).save_pretrained(self.folder / "pipeline")
         self.accelerator.wait_for_everyone()
+
+    def current_model(self):
+        """The model itself; that of RAR knows how far it is annealed."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self.config.model_type == "rar":
+            model.config.random_ratio = self.random_ratio
+        return model
+
+    def _make_model(self, model_config):
+        """The model, its optimizer and its schedule, the first two of them prepared."""
+        config = self.config
+        set_seed(config.seed)
+        model = MODELS[config.model_type](model_config)
+        model.generation_config.order = self.annealing.order
+        model.generation_config.num_inference_steps = self._decoding_steps(model_config.num_tokens)
+        if config.activation_checkpointing:
+            model.activation_checkpointing_enable()
+        betas, decay_embeddings = (config.adam_beta1, config.adam_beta2), config.model_type == "randar"
+        optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas, decay_embeddings)
+        steps = (config.warmup_steps, config.max_steps)
+        schedule = make_schedule(config.lr_schedule, optimizer, *steps, config.final_learning_rate, config.decay_start)
+        return *self.accelerator.prepare(model, optimizer), schedule
+
+    def _make_ema(self) -> EMAModel | None:
+        """The moving average of the weights, part of the checkpoints, if it was asked for."""
+        if self.config.ema_decay is None:
+            return None
+        ema = EMAModel(self.model.parameters(), self.config.ema_decay, foreach=True)
+        self.accelerator.register_for_checkpointing(ema)
+        return ema
+
+    def _make_throughput(self) -> Throughput:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        peak = device_peak(self.accelerator.device, self.config.mixed_precision)
+        peak = peak and peak * self.accelerator.num_processes
+        return Throughput(model.config.num_tokens, flops_per_image(model), peak)
+
+    def _decoding_steps(self, num_tokens: int) -> int:
+        """Steps of generation by default: one a token in an order that has never been read but one after another."""
+        if self.annealing.order in FIXED_ORDER_NAMES or self.config.model_type == "rar":
+            return num_tokens
+        return max(1, round(DECODING_SHARE * num_tokens))
+
+    def _training_loader(self, rows):
+        config = self.config
+        rows = token_dataset(rows, config.token_column, config.label_column, config.seed)
+        samples = KeyedSamples(rows, config.seed, self.annealing, self.grid)
+        processes = self.accelerator.num_processes
+        return make_loader(samples, config.batch_size, config.num_workers, True, processes, collate)
 
     def _validation_loader(self, rows):
         columns = token_dataset(rows, self.config.token_column, self.config.label_column)[:]
         generator = torch.Generator().manual_seed(self.config.seed)
-        order = make_order(self.order, *self.grid, batch_size=len(rows), generator=generator)
+        order = make_order(self.annealing.order, *self.grid, batch_size=len(rows), generator=generator)
         return make_loader(TensorDataset(columns["tokens"], columns["label"], order), self.config.batch_size)

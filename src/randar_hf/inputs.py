@@ -34,11 +34,14 @@ def complete_inputs(
     return class_labels, order.expand(batch_size, -1)
 
 
-def drop_classes(class_labels: torch.LongTensor, share: float, null_class: int) -> torch.LongTensor:
-    """Replace a share of the classes (B,) by the null class, which guidance needs."""
-    if share == 0:
-        return class_labels
-    dropped = torch.rand(class_labels.shape, device=class_labels.device) < share
+def drop_classes(
+    class_labels: torch.LongTensor, dropped: torch.BoolTensor | None, share: float, null_class: int
+) -> torch.LongTensor:
+    """Replace classes (B,) by the null class, which guidance needs: those `dropped`, by default a drawn share."""
+    if dropped is None:
+        if share == 0:
+            return class_labels
+        dropped = torch.rand(class_labels.shape, device=class_labels.device) < share
     return class_labels.masked_fill(dropped, null_class)
 
 

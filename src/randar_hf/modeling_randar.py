@@ -204,6 +204,7 @@ class RandARModel(RandARPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         num_layers: int | None = None,
+        dropped_classes: torch.BoolTensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
@@ -213,7 +214,7 @@ class RandARModel(RandARPreTrainedModel):
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
                 its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
-                is the null class. In training a share of `config.class_dropout` becomes null.
+                is the null class.
             order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
                 sequence, a permutation; raster order by default.
             layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
@@ -222,6 +223,8 @@ class RandARModel(RandARPreTrainedModel):
             attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
             past_key_values (`Cache`, *optional*): keys and values of the slots before.
             num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
+            dropped_classes (`torch.BoolTensor` of shape (B,), *optional*): which images become null; by default, in
+                training, a share of `config.class_dropout` is drawn.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
@@ -233,8 +236,8 @@ class RandARModel(RandARPreTrainedModel):
             rotary = self.rotary_table(*self.config.grid, input_ids.device)
         num_tokens = len(rotary) - 1
         class_labels, order = complete_inputs(input_ids, class_labels, order, num_tokens, self.config.num_classes)
-        if self.training:
-            class_labels = drop_classes(class_labels, self.config.class_dropout, self.config.num_classes)
+        share = self.config.class_dropout if self.training else 0.0
+        class_labels = drop_classes(class_labels, dropped_classes, share, self.config.num_classes)
         if layout is None:
             layout = training_layout(num_tokens, self.form, input_ids.device)
 

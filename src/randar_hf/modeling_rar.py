@@ -201,6 +201,7 @@ class RARModel(RARPreTrainedModel):
         past_key_values: Cache | None = None,
         num_layers: int | None = None,
         modulations: list[torch.Tensor] | None = None,
+        dropped_classes: torch.BoolTensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
@@ -210,7 +211,7 @@ class RARModel(RARPreTrainedModel):
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
                 its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
-                is the null class. In training a share of `config.class_dropout` becomes null.
+                is the null class.
             order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
                 sequence, a permutation; raster order by default. A model of merged positions takes
                 `config.scan_order` alone.
@@ -219,6 +220,8 @@ class RARModel(RARPreTrainedModel):
             past_key_values (`Cache`, *optional*): keys and values of the slots before.
             num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
             modulations (list of `torch.Tensor`, *optional*): [`~RARModel.make_modulations`] of these slots.
+            dropped_classes (`torch.BoolTensor` of shape (B,), *optional*): which images become null; by default, in
+                training, a share of `config.class_dropout` is drawn.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
@@ -229,8 +232,8 @@ class RARModel(RARPreTrainedModel):
         class_labels, order = complete_inputs(
             input_ids, class_labels, order, self.config.num_tokens, self.config.num_classes
         )
-        if self.training:
-            class_labels = drop_classes(class_labels, self.config.class_dropout, self.config.num_classes)
+        share = self.config.class_dropout if self.training else 0.0
+        class_labels = drop_classes(class_labels, dropped_classes, share, self.config.num_classes)
         if layout is None:
             layout = training_layout(self.config.num_tokens, self.form, input_ids.device)
 

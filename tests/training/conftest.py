@@ -1,11 +1,19 @@
 """Small synthetic data and trained-for-two-steps components for the tests of `randar_hf.training`."""
 
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 
 from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, tokenize_images, train_tokenizer
 
@@ -118,3 +126,79 @@ def training_settings(token_folder, tmp_path):
         "validation_steps": 100,
         "checkpointing_steps": 3,
     }
+
+
+@pytest.fixture(scope="session")
+def child_module():
+    """The module of what child processes run, importable here and there."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import child
+
+    yield child
+    sys.path.remove(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def forkserver(child_module):
+    """A context whose processes start with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["randar_hf.training.trainer"])
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context.Process(target=os.getpid).start()  # starts the server
+    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    return context
+
+
+@pytest.fixture
+def start_training(child_module, forkserver, tmp_path):
+    """`start_training(settings, processes=1, **more)` trains in processes of its own and returns them.
+
+    They go on with the run that the output folder holds. What they print is in `tmp_path / "log"`. `more` is handed
+    to `child.run`.
+    """
+    started = []
+
+    def start(settings: dict, processes: int = 1, **more) -> list:
+        environment = {}
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = str(free.getsockname()[1])
+            environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            environment["ACCELERATE_USE_CPU"] = "true"
+        group = []
+        for rank in range(processes):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+            arguments = (settings, str(tmp_path / "log"), {**environment, **ranks})
+            group.append(forkserver.Process(target=child_module.run, args=arguments, kwargs=more))
+            group[-1].start()
+        started.extend(group)
+        return group
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def read_metrics():
+    """`read_metrics(folder)` gives the lines of a run, without what a clock says."""
+
+    def read(folder) -> list[dict]:
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        return [{name: line[name] for name in line if not name.endswith("_per_second")} for line in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def same_weights():
+    """`same_weights(first, second)` tells whether the models in two folders are equal, bit for bit."""
+
+    def same(first, second) -> bool:
+        first, second = load_file(Path(first) / "model.safetensors"), load_file(Path(second) / "model.safetensors")
+        return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+    return same

@@ -11,6 +11,7 @@ import pytest
 from randar_hf.pipelines import RandARPipeline
 from randar_hf.training import digits
 from randar_hf.training.digits_data import image_to_scan, scan_to_image, split_scans
+from randar_hf.training.digits_evaluation import frechet_distance
 
 
 def test_a_fixed_stratified_fifth_is_held_out():
@@ -24,6 +25,13 @@ def test_a_fixed_stratified_fifth_is_held_out():
 def test_scan_survives_being_a_picture():
     for scan in split_scans()["validation"][0][:20]:
         assert np.abs(image_to_scan(scan_to_image(scan)) - scan).mean() < 1
+
+
+def test_frechet_distance_is_that_of_normal_distributions():
+    scans = np.random.default_rng(0).normal(size=(20_000, 8, 8))
+    assert frechet_distance(scans, scans) == pytest.approx(0, abs=1e-6)
+    # Shifted by 2 in each of 64 values and three times as wide: 64 * (2 ** 2 + (3 - 1) ** 2).
+    assert frechet_distance(scans, 3 * scans[:, ::-1] + 2) == pytest.approx(512, rel=0.02)
 
 
 def test_recipe_end_to_end(tmp_path, monkeypatch, capsys):

@@ -10,18 +10,10 @@ from safetensors.torch import load_file
 
 from randar_hf import RandARForCausalLM
 from randar_hf.training import TrainingConfig, train
+from randar_hf.training.trainer import Trainer
 
 
-def read_metrics(folder) -> list[dict]:
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_weights(first, second) -> bool:
-    first, second = load_file(Path(first) / "model.safetensors"), load_file(Path(second) / "model.safetensors")
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_run_writes_model_checkpoints_metrics_and_previews(training_settings, tokenizer_folder):
+def test_run_writes_model_checkpoints_metrics_and_previews(training_settings, tokenizer_folder, read_metrics):
     config = TrainingConfig(**training_settings, tokenizer=str(tokenizer_folder), validation_split="validation")
     folder = train(config)
     model = RandARForCausalLM.from_pretrained(folder)
@@ -38,10 +30,12 @@ def test_old_checkpoints_go_beyond_the_limit(training_settings):
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_resumed_run_equals_undisturbed_run_bit_for_bit(training_settings, tmp_path, accumulation):
+@pytest.mark.parametrize(("accumulation", "ema_decay"), [(1, None), (3, 0.9)])
+def test_resumed_run_equals_undisturbed_run_bit_for_bit(
+    training_settings, tmp_path, accumulation, ema_decay, same_weights, read_metrics
+):
     # 4 batches an epoch: the checkpoint of step 3 lies inside an epoch.
-    training_settings["gradient_accumulation_steps"] = accumulation
+    training_settings |= {"gradient_accumulation_steps": accumulation, "ema_decay": ema_decay}
     whole = train(TrainingConfig(**training_settings))
     half = tmp_path / "half"
     shutil.copytree(whole, half)
@@ -78,7 +72,7 @@ def test_accumulated_steps_equal_one_large_batch(training_settings, tmp_path):
         torch.testing.assert_close(large[name], small[name], atol=1e-5, rtol=1e-4)
 
 
-def test_validation_loss_is_the_same_whatever_the_batch_size(training_settings, tmp_path):
+def test_validation_loss_is_the_same_whatever_the_batch_size(training_settings, tmp_path, read_metrics):
     training_settings |= {"max_steps": 1, "learning_rate": 1e-12, "validation_split": "validation"}
     losses = []
     for batch_size in (4, 5, 4):
@@ -89,14 +83,14 @@ def test_validation_loss_is_the_same_whatever_the_batch_size(training_settings, 
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_loss_falls(training_settings):
+def test_loss_falls(training_settings, read_metrics):
     settings = {**training_settings, "max_steps": 60, "checkpointing_steps": 60, "validation_split": "validation"}
     rows = read_metrics(train(TrainingConfig(**settings)))
     losses = [row["loss"] for row in rows if "loss" in row]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_learning_rate_counts_optimizer_steps(training_settings):
+def test_learning_rate_counts_optimizer_steps(training_settings, read_metrics):
     training_settings |= {"gradient_accumulation_steps": 2, "lr_schedule": "linear"}
     rows = read_metrics(train(TrainingConfig(**training_settings)))
     rates = [row["learning_rate"] for row in rows]
@@ -134,8 +128,90 @@ def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(training_settings, 
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = sorted(folder.rglob("*"))
     with pytest.raises(ValueError, match=f"`resume`: .*{name}"):
-        train(TrainingConfig(**training_settings, resume="latest"))
+        train(TrainingConfig(**training_settings, resume="checkpoint-6"))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_latest_passes_over_broken_checkpoints_with_a_warning(training_settings, same_weights, tmp_path):
+    folder = train(TrainingConfig(**training_settings))
+    shutil.copytree(folder, tmp_path / "whole")
+    (folder / "checkpoint-6" / "optimizer.bin").write_bytes(b"")
+    (folder / "model.safetensors").unlink()
+    with pytest.warns(
+        UserWarning, match="checkpoint-6/optimizer.bin' is damaged: .* the checkpoint before it is taken"
+    ):
+        train(TrainingConfig(**training_settings, resume="latest"))
+    assert same_weights(folder, tmp_path / "whole")
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "trainer_state.json").unlink()
+    with (
+        pytest.warns(UserWarning, match="checkpoint-6/"),
+        pytest.raises(ValueError, match="`resume`: .*checkpoint-3/trainer_state.json' is missing"),
+    ):
+        train(TrainingConfig(**training_settings, resume="latest"))
+
+
+def test_a_run_resumed_from_an_early_checkpoint_keeps_what_it_writes(training_settings, monkeypatch):
+    training_settings |= {"checkpointing_steps": 1, "checkpoints_total_limit": 3}
+    folder = train(TrainingConfig(**training_settings))
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5", "checkpoint-6"}
+    save, kept = Trainer.save, []
+
+    def watch(self):
+        save(self)
+        kept.append(sorted(path.name for path in folder.glob("checkpoint-*")))
+
+    monkeypatch.setattr(Trainer, "save", watch)
+    train(TrainingConfig(**{**training_settings, "checkpoints_total_limit": 1}, resume="checkpoint-4"))
+    assert kept == [["checkpoint-5", "checkpoint-6"], ["checkpoint-6"]]
+
+
+def test_leftovers_of_killed_runs_go_with_the_next_checkpoint(training_settings):
+    folder = train(TrainingConfig(**{**training_settings, "lr_schedule": "constant"}))
+    (folder / ".checkpoint-5.partial").mkdir()
+    (folder / ".checkpoint-5.partial" / "model.safetensors").write_bytes(b"half")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    train(TrainingConfig(**{**training_settings, "lr_schedule": "constant", "max_steps": 7}, resume="latest"))
+    assert not list(folder.glob(".checkpoint*"))
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_another_recipe_is_refused_with_all_that_differs(training_settings):
+    folder = train(TrainingConfig(**training_settings))
+    before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+    other = {**training_settings, "seed": 1, "learning_rate": 0.5, "max_steps": 7, "hidden_size": 32}
+    with pytest.raises(ValueError, match="as in '.*checkpoint-3', to resume") as error:
+        train(TrainingConfig(**other, resume="checkpoint-3"))
+    for part in (
+        "`seed`: 1 was given; it must be 0",
+        "`learning_rate`: 0.5 was given; it must be 0.01",
+        "`max_steps`: 7 was given; it must be 6",
+        "`hidden_size`: 32 was given; it must be 16",
+    ):
+        assert part in str(error.value)
+    assert str(error.value).count("was given") == 4
+    assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
+
+
+def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_folder, same_weights, tmp_path):
+    whole = train(TrainingConfig(**training_settings))
+    shutil.copytree(whole, tmp_path / "other")
+    settings = {
+        **training_settings,
+        "output_dir": str(tmp_path / "other"),
+        "tokenizer": str(tokenizer_folder),
+        "validation_split": "validation",
+        "logging_steps": 2,
+        "validation_steps": 1,
+        "checkpointing_steps": 2,
+        "checkpoints_total_limit": 1,
+        "num_workers": 1,
+        "class_dropout": 0.1,  # the default
+    }
+    assert same_weights(train(TrainingConfig(**settings, resume="checkpoint-3")), whole)
 
 
 def test_resuming_nothing_is_an_error(training_settings):

@@ -1,0 +1,73 @@
+"""What the processes run that tests start from `conftest.start_training`, beside one another or to be killed."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from randar_hf import RandARForCausalLM
+from randar_hf.training import TrainingConfig
+from randar_hf.training.checkpoints import list_checkpoints
+from randar_hf.training.outputs import RUN_FILE
+from randar_hf.training.trainer import train
+
+
+FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree"}
+
+
+def run(settings: dict, log: str, environment: dict, kill_at: int | None = None, watch: str | None = None) -> None:
+    """Train, or go on with what the output folder holds.
+
+    Args:
+        settings: of `TrainingConfig`.
+        log: file for what is printed.
+        environment: variables to set.
+        kill_at: die when a file in the output folder is about to be used for the `kill_at`-th time.
+        watch: folder for a file per process, with a line for each batch that the model is trained on.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    folder = Path(settings["output_dir"])
+    if kill_at is not None:
+        kill_self(kill_at, str(folder))
+    if watch is not None:
+        watch_batches(Path(watch, environment.get("RANK", "0")))
+    if list_checkpoints(folder):
+        settings = {**settings, "resume": "latest"}
+    elif (folder / RUN_FILE).is_file():
+        settings = {**settings, "overwrite": True}
+    train(TrainingConfig(**settings))
+
+
+def kill_self(kill_at: int, folder: str) -> None:
+    """Send this process SIGKILL when it is about to use a file below `folder` for the `kill_at`-th time."""
+    count = 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal count
+        if event in FILE_EVENTS and str(arguments[0]).startswith(folder):
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def watch_batches(path: Path) -> None:
+    """Append what each picture of a batch is trained with to a file."""
+    forward = RandARForCausalLM.forward
+
+    def watched(self, input_ids, class_labels, order, labels, dropped_classes):
+        columns = zip(input_ids.tolist(), class_labels.tolist(), order.tolist(), dropped_classes.tolist())
+        pictures = [{"tokens": t, "label": c, "order": o, "dropped": d} for t, c, o, d in columns]
+        with open(path, "a") as file:
+            file.write(json.dumps(pictures) + "\n")
+        return forward(self, input_ids, class_labels, order, labels, dropped_classes=dropped_classes)
+
+    RandARForCausalLM.forward = watched

@@ -1,0 +1,178 @@
+"""Schedules, averaged weights, saved memory, compilation and what is logged of speed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from randar_hf import RandARForCausalLM, RARForCausalLM
+from randar_hf.modeling_randar import RandARAttention
+from randar_hf.training import TrainingConfig, train
+from randar_hf.training.optimization import make_optimizer, make_schedule
+from randar_hf.training.throughput import Throughput, device_peak, flops_per_image
+from randar_hf.training.trainer import Trainer
+
+
+def rates(name: str, steps: int, **settings) -> list[float]:
+    """The learning rate of each step."""
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), 4e-4, 0.0)
+    schedule = make_schedule(name, optimizer, max_steps=steps, **settings)
+    values = []
+    for _ in range(steps + 1):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return values
+
+
+def test_the_published_cosine_ends_at_its_final_rate():
+    values = rates("cosine", 360, warmup_steps=50, final_learning_rate=2e-5)
+    assert values[0] == 0 and values[25] == pytest.approx(2e-4) and values[50] == pytest.approx(4e-4)
+    assert values[205] == pytest.approx(2.1e-4) and values[360] == pytest.approx(2e-5)
+
+
+def test_the_published_constant_then_linear_schedule():
+    values = rates("constant_linear", 300, warmup_steps=0, decay_start=250, final_learning_rate=1e-5)
+    assert values[:251] == pytest.approx([4e-4] * 251)
+    assert values[275] == pytest.approx(2.05e-4) and values[300] == pytest.approx(1e-5)
+    values = rates("constant_linear", 300, warmup_steps=100, decay_start=250)
+    assert values[50] == pytest.approx(2e-4) and values[100] == values[250] == pytest.approx(4e-4)
+    assert values[300] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr_schedule": "constant_linear"}, "`decay_start`: it must be given for the schedule 'constant_linear'"),
+        ({"lr_schedule": "constant_linear", "decay_start": 6}, "`decay_start`: 6 was given; .*below `max_steps`, 6"),
+        ({"lr_schedule": "constant_linear", "decay_start": 1}, "`decay_start`: 1 was given; .*`warmup_steps`, 2"),
+        ({"decay_start": 3}, "`decay_start`: 3 was given; the schedule 'cosine' has none"),
+        ({"lr_schedule": "linear", "final_learning_rate": 1e-3}, "`final_learning_rate`: 0.001 .*0 for 'linear'"),
+        ({"final_learning_rate": 0.1}, "`final_learning_rate`: 0.1 was given; .*`learning_rate`, 0.01"),
+        ({"final_learning_rate": -0.1}, "`final_learning_rate`: -0.1 was given; .*at least 0"),
+        ({"ema_decay": 1.0}, "`ema_decay`: 1.0 was given"),
+        ({"max_skipped_steps": -1}, "`max_skipped_steps`: -1 was given"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(training_settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**{**training_settings, **change})
+
+
+def test_the_average_becomes_the_model(training_settings, monkeypatch):
+    seen = []
+    step = Trainer.after_step
+
+    def watch(self, *args):
+        seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "after_step", watch)
+    folder = train(TrainingConfig(**training_settings, ema_decay=0.5, validation_split="validation"))
+    average = seen[0]
+    for place, weights in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + place) / (10 + place))  # the ramp of diffusers
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+    saved, trained = load_file(folder / "model.safetensors"), load_file(folder / "checkpoint-6" / "model.safetensors")
+    for name in saved:
+        torch.testing.assert_close(saved[name], average[name])
+        assert not torch.equal(saved[name], trained[name])
+
+
+def test_validation_is_of_the_average(training_settings, read_metrics, tmp_path):
+    settings = {**training_settings, "validation_split": "validation", "validation_steps": 2, "max_steps": 12}
+    rows = {}
+    for decay in (None, 0.9):
+        folder = train(TrainingConfig(**{**settings, "output_dir": str(tmp_path / str(decay))}, ema_decay=decay))
+        rows[decay] = read_metrics(folder)
+    losses = {decay: [row["loss"] for row in rows[decay] if "loss" in row] for decay in rows}
+    assert losses[None] == losses[0.9]  # training goes on with its own weights
+    validations = [[row["validation_loss"] for row in rows[decay] if "validation_loss" in row] for decay in rows]
+    assert len(validations[0]) == 6 and not set(validations[0]) & set(validations[1])
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(training_settings, same_weights, monkeypatch, tmp_path):
+    calls, forward = [], RandARAttention.forward
+    monkeypatch.setattr(RandARAttention, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    whole = train(TrainingConfig(**training_settings))
+    assert len(calls) == 6
+    settings = {**training_settings, "output_dir": str(tmp_path / "saving")}
+    assert same_weights(train(TrainingConfig(**settings, activation_checkpointing=True)), whole)
+    assert len(calls) == 6 + 12  # forward passes once more in backward passes
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_up_to_rounding_and_can_be_resumed(
+    training_settings, read_metrics, same_weights, tokenizer_folder, tmp_path
+):
+    for name in ("token_dropout", "residual_dropout", "mlp_dropout"):
+        training_settings[name] = 0.0
+    training_settings |= {"validation_split": "validation", "tokenizer": str(tokenizer_folder), "max_steps": 4}
+    training_settings |= {"checkpointing_steps": 2}
+    plain = read_metrics(train(TrainingConfig(**training_settings)))
+    settings = {**training_settings, "output_dir": str(tmp_path / "compiled"), "compile": True}
+    folder = train(TrainingConfig(**settings))
+    for row, other in zip(plain, read_metrics(folder), strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    before = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    train(TrainingConfig(**settings, resume="checkpoint-2"))
+    after = load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert RandARForCausalLM.from_pretrained(folder).generate([0]).shape == (1, 16)
+
+
+def test_speed_is_logged(training_settings):
+    folder = train(TrainingConfig(**training_settings))
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert 0 < row["images_per_second"] < 1e5
+        assert row["tokens_per_second"] == pytest.approx(16 * row["images_per_second"])
+        assert "mfu" not in row  # a CPU
+
+
+def test_the_watch_counts_what_runs_and_what_is_trained(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("randar_hf.training.throughput.time.perf_counter", lambda: now[0])
+    watch = Throughput(tokens=256, flops=100.0, peak=1000.0)
+    watch.run()
+    now[0] = 2.0
+    watch.pause()
+    now[0] = 50.0
+    watch.run()
+    now[0], watch.images = 52.0, 8
+    assert watch.read() == {"images_per_second": 2.0, "tokens_per_second": 512.0, "mfu": 0.2}
+    now[0], watch.images = 53.0, 8
+    assert watch.read()["images_per_second"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "bf16", 756e12),
+        ("NVIDIA A100-SXM4-80GB", "fp16", 312e12),
+        ("NVIDIA L4", "bf16", 121e12),
+        ("NVIDIA L40S", "bf16", 362e12),
+        ("NVIDIA GeForce GTX 1080", "bf16", None),
+        ("NVIDIA H100 80GB HBM3", "no", None),
+    ],
+)
+def test_known_peaks(monkeypatch, name, precision, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert device_peak(torch.device("cuda"), precision) == peak
+    assert device_peak(torch.device("cpu"), precision) is None
+
+
+@pytest.mark.parametrize("make", ["make_model", "make_rar"])
+def test_the_flops_are_those_that_torch_counts(request, make):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = request.getfixturevalue(make)(attn_implementation="eager").train()
+    assert isinstance(model, RandARForCausalLM | RARForCausalLM)
+    ids = torch.zeros(1, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, torch.zeros(1, dtype=torch.long), labels=ids).loss.backward()
+    assert flops_per_image(model) == pytest.approx(counter.get_total_flops(), rel=0.06)

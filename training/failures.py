@@ -1,0 +1,45 @@
+"""What a run says when it cannot go on: one line with the cause, what to do, and the last good checkpoint."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from accelerate.utils.memory import should_reduce_batch_size
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on; what it saved before is intact."""
+
+
+@contextmanager
+def explain_failures(output_dir: str, batch_size: int, last_checkpoint: Callable[[], str]) -> Iterator[None]:
+    """Make errors of memory and of the disk a `TrainingError`, and let its message end with the last checkpoint.
+
+    Args:
+        output_dir: where the run writes to.
+        batch_size: pictures per micro-step and process.
+        last_checkpoint: says in words what the run can be resumed from.
+
+    Raises:
+        TrainingError: there is too little memory or room on the disk, or one was raised inside.
+    """
+    try:
+        yield
+    except (TrainingError, RuntimeError, MemoryError, OSError) as error:
+        if isinstance(error, TrainingError):
+            cause = str(error)
+        elif isinstance(error, MemoryError) or should_reduce_batch_size(error):
+            cause = (
+                f"`batch_size`: {batch_size} was given, for which the memory is too small; lower it and raise "
+                f"`gradient_accumulation_steps` as much, or turn on `activation_checkpointing` ({first_line(error)})"
+            )
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause = f"`output_dir`: {output_dir!r} lies on a full disk ({error})"
+        else:
+            raise
+        raise TrainingError(f"{cause}; {last_checkpoint()}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

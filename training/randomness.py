@@ -1,0 +1,71 @@
+"""Randomness keyed by sample: what is drawn for a picture depends on the seed, the epoch and its place in the data."""
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from randar_hf.randomness import uniform
+
+from .annealing import Annealing
+
+
+DRAWS, MASKS = 1, 2  # the last number of a key: what it is for
+
+
+class KeyedSamples(torch.utils.data.Dataset):
+    """Token rows, each with what training draws for it, whatever process or batch reads it.
+
+    Worker processes see an epoch that was set before they were started.
+
+    Args:
+        rows: with the columns `tokens`, (N,), and `label`.
+        seed: of the run.
+        annealing: the orders to draw.
+        grid: rows and columns of the tokens.
+    """
+
+    def __init__(self, rows, seed: int, annealing: Annealing, grid: tuple[int, int]):
+        self.rows, self.seed, self.annealing, self.grid = rows, seed, annealing, grid
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw for another pass over the data, also the crops where the rows have several."""
+        self.epoch = epoch
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """Several rows at once, as a loader asks for them.
+
+        Returns:
+            For each the columns of `rows`, its `index`, its `orders` (2, N), one of which is trained, and `chances`
+            (2,), uniform numbers: for the choice of the order and for the dropout of the class.
+        """
+        seeds = [key_seed(self.seed, self.epoch, index, DRAWS) for index in indices]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        orders = self.annealing.draw_orders(*self.grid, generators)  # (B, 2, N)
+        chances = uniform((2,), len(indices), generators)  # (B, 2)
+        drawn = zip(indices, orders, chances, strict=True)
+        return [
+            {**row, "index": index, "orders": order, "chances": chance}
+            for row, (index, order, chance) in zip(self.rows.__getitems__(indices), drawn, strict=True)
+        ]
+
+
+def collate(samples: list[dict]) -> dict:
+    """A batch of `KeyedSamples`; each `index` stays a number on the host, so that a seed of it needs no device."""
+    indices = [sample.pop("index") for sample in samples]
+    return {**default_collate(samples), "index": indices}
+
+
+def key_seed(*key: int) -> int:
+    """A seed of 63 bits made of `key`; keys that differ in anything give unrelated ones."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_masks(seed: int, epoch: int, index: int) -> None:
+    """Seed torch's global generators, which draw dropout masks, for the micro-batch that starts with this sample."""
+    torch.manual_seed(key_seed(seed, epoch, index, MASKS))

@@ -1,0 +1,70 @@
+"""What a run that is resumed must keep."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from .outputs import RUN_FILE
+from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
+
+
+# Settings that do not change what is trained.
+FREE = {
+    "output_dir",
+    "tokenizer",
+    "validation_split",
+    "num_workers",
+    "logging_steps",
+    "validation_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "max_skipped_steps",
+    "report_to",
+    "resume",
+    "overwrite",
+}
+
+
+def make_recipe(config: TrainingConfig, num_processes: int) -> dict:
+    """The settings that decide what is trained, by name, as they are in effect.
+
+    The batch size is that of all processes, since the data is the same however they share it. The steps of a schedule
+    that does not look at their number are left out.
+    """
+    recipe = {name: value for name, value in asdict(config).items() if name not in FREE}
+    defaults = MODELS[config.model_type].config_class()
+    for name in MODEL_FIELDS:
+        if recipe[name] is None:
+            recipe[name] = getattr(defaults, name, None)
+    annealing = config.annealing
+    recipe |= {"order": annealing.order, "annealing_start": annealing.start, "annealing_end": annealing.end}
+    recipe["batch_size"] *= num_processes
+    if config.lr_schedule == "constant":
+        del recipe["max_steps"]
+    return recipe
+
+
+def check_recipe(checkpoint: Path, config: TrainingConfig, num_processes: int) -> None:
+    """Compare the settings of a run with those in the `run.json` that belongs to the checkpoint it is to continue.
+
+    Args:
+        checkpoint: a checked one.
+        config: of the run.
+        num_processes: of the run.
+
+    Raises:
+        ValueError: some differ; the message lists them with what was given and what is stored.
+    """
+    files = [folder / RUN_FILE for folder in (checkpoint.parent, Path(config.output_dir).expanduser())]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ValueError(f"`output_dir`: {config.output_dir!r} holds no run to resume")
+    run = json.loads(file.read_text())
+    known = {field.name for field in fields(TrainingConfig)}
+    stored = TrainingConfig(**{name: value for name, value in run["config"].items() if name in known})
+    stored, given = make_recipe(stored, run.get("num_processes", 1)), make_recipe(config, num_processes)
+    differing = [name for name in given if name in stored and given[name] != stored[name]]
+    if differing:
+        parts = (f"`{name}`: {given[name]!r} was given; it must be {stored[name]!r}" for name in differing)
+        processes = ", of all processes together" if num_processes > 1 and "batch_size" in differing else ""
+        raise ValueError(f"{'; '.join(parts)}, as in {str(checkpoint)!r}, to resume{processes}")
