@@ -56,8 +56,9 @@ def test_the_annealed_model_is_merged_and_goes_in_raster_order(rar_pipe):
 
 
 def test_an_unknown_demo_is_named():
-    with pytest.raises(ValueError, match="`model_type` must be one of randar, rar, got 'vit'"):
-        demo_checkpoint("vit")
+    for wrong in ("vit", None, ["rar"]):
+        with pytest.raises(ValueError, match="`model_type` must be one of randar, rar, got"):
+            demo_checkpoint(wrong)
 
 
 @pytest.mark.parametrize("model_type", ["randar", "rar"])

@@ -43,3 +43,16 @@ def test_guidance_grows_linearly_with_what_is_known():
     done = torch.tensor([0.0, 0.5, 0.75])
     assert guidance_weight("linear", 5.0, done).tolist() == [1.0, 3.0, 4.0]
     assert guidance_weight("constant", 5.0, done).tolist() == [5.0] * 3
+
+
+def test_power_cosine_grows_late_and_power_zero_is_the_scale():
+    done = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    expected = 1 + 15 * (1 - torch.cos(torch.pi * done**2.75)) / 2
+    torch.testing.assert_close(guidance_weight("power_cosine", 16.0, done, 2.75), expected)
+    assert guidance_weight("power_cosine", 16.0, done, 2.75)[[0, 3]].tolist() == [1, 16]
+    assert guidance_weight("power_cosine", 4.0, done, 0.0).tolist() == [4, 4, 4, 4]
+
+
+def test_an_unknown_guidance_schedule_is_named():
+    with pytest.raises(ValueError, match="`schedule` must be one of linear, constant, power_cosine, got 'zigzag'"):
+        guidance_weight("zigzag", 2.0, torch.zeros(1))

@@ -34,7 +34,7 @@ def demo_checkpoint(model_type: str = "randar") -> str:
     Raises:
         ValueError: for another type.
     """
-    if model_type not in DEMO_FOLDERS:
+    if model_type not in tuple(DEMO_FOLDERS):
         raise ValueError(f"`model_type` must be one of {', '.join(DEMO_FOLDERS)}, got {model_type!r}.")
     return str(Path(__file__).parent / "checkpoints" / DEMO_FOLDERS[model_type])
 

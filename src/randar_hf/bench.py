@@ -118,7 +118,7 @@ def measure(
 
 
 def _random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    if model_type not in CONFIGS:
+    if model_type not in tuple(CONFIGS):
         raise ValueError(f"`model_type` must be one of {', '.join(CONFIGS)}, got {model_type!r}.")
     if size == "demo":
         config = AutoConfig.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")

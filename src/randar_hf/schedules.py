@@ -64,7 +64,12 @@ def guidance_weight(schedule: str, scale: float, done: torch.Tensor, power: floa
 
     Returns:
         `torch.Tensor`: the weight, in the shape of `done`.
+
+    Raises:
+        ValueError: for an unknown schedule.
     """
+    if schedule not in GUIDANCE_SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {schedule!r}.")
     if schedule == "constant":
         return torch.full_like(done, scale)
     share = done if schedule == "linear" else (1.0 - torch.cos(torch.pi * done**power)) / 2.0
