@@ -274,6 +274,13 @@ def test_generation_config_is_saved_and_loaded(model, tmp_path):
     assert (loaded.generation_config.top_k, loaded.generation_config.order) == (7, "hierarchical")
 
 
+def test_loading_may_override_settings_of_the_model(model, tmp_path):
+    model.generation_config.guidance_scale = 1.5
+    model.save_pretrained(tmp_path)
+    loaded = RandARForCausalLM.from_pretrained(tmp_path, attention_dropout=0.2)
+    assert (loaded.config.attention_dropout, loaded.generation_config.guidance_scale) == (0.2, 1.5)
+
+
 def test_call_settings_do_not_change_the_stored_ones(model):
     before = model.generation_config.to_dict()
     model.generate([0], num_inference_steps=3, top_k=2, order="raster")

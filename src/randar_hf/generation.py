@@ -384,10 +384,15 @@ class RandARGenerationMixin:
         trust_remote_code,
         **kwargs,
     ):
-        """Called by `from_pretrained`: load the stored generation settings as this model's own kind of settings."""
+        """
+        Called by `from_pretrained`: load the stored generation settings as this model's own kind of settings.
+
+        Of the further arguments those that belong to the model's configuration come along, and are left out.
+        """
         if generation_config is not None:
             self.generation_config = copy.deepcopy(generation_config)
             return
+        kwargs = {name: value for name, value in kwargs.items() if not hasattr(self.config, name)}
         try:
             self.generation_config = self.generation_config_class.from_pretrained(
                 pretrained_model_name_or_path,
