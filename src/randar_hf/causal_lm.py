@@ -6,6 +6,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .layout import Layout, training_layout
+from .loss import head_cross_entropy
 from .orders import check_fixed_order
 
 
@@ -20,6 +21,7 @@ class ImageCausalLMMixin:
         order: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         layout: Layout | None = None,
+        return_logits: bool = True,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """
@@ -33,15 +35,21 @@ class ImageCausalLMMixin:
             labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
                 `input_ids`; only with the default layout.
             layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
+            return_logits (`bool`): false to compute the loss in blocks of rows, without keeping the logits, which take
+                most of the memory of training with a large codebook; only with `labels`.
             **kwargs: further arguments of [`RandARModel.forward`], and `output_hidden_states`, `output_attentions`.
 
         Returns:
             `CausalLMOutputWithPast`: `logits` of shape (B, Q, V), where by default `logits[b, i]` predicts the token
-            at raster place `order[b, i]`; `loss`, the mean cross-entropy in nats, if `labels` are given.
+            at raster place `order[b, i]`, `None` if they are not to be returned; `loss`, the mean cross-entropy in
+            nats, if `labels` are given.
 
         Raises:
-            ValueError: if `input_ids` does not fill the grid, or for `labels` with a layout.
+            ValueError: if `input_ids` does not fill the grid, for `labels` with a layout, or for neither `labels` nor
+                `return_logits`.
         """
+        if labels is None and not return_logits:
+            raise ValueError(f"`return_logits` must be True without `labels`, got {return_logits!r}.")
         if labels is not None and layout is not None:
             raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
         if layout is None:
@@ -49,12 +57,18 @@ class ImageCausalLMMixin:
             if order is not None and order.shape[-1] == self.config.num_tokens:
                 check_fixed_order(order, self.config.only_order, *self.config.grid)
         outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
-        logits = self.lm_head(outputs.last_hidden_state[:, layout.queries])  # (B, Q, V)
+        states = outputs.last_hidden_state[:, layout.queries]  # (B, Q, D)
+        logits = self.lm_head(states) if return_logits else None  # (B, Q, V)
 
         loss = None
         if labels is not None:
             targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            if return_logits:
+                loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            else:
+                loss = head_cross_entropy(
+                    self.lm_head, states.flatten(0, 1), targets.flatten(), self.config.vocab_size
+                )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
