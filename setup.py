@@ -5,8 +5,16 @@ from pathlib import Path
 from setuptools import setup
 
 
-TRAINING = ["accelerate>=1.15", "datasets>=5.2", "filelock>=3.20", "scikit-learn>=1.9", "tensorboard>=2.21"]
-TEST = ["peft>=0.21", "pytest>=9.0", "scikit-learn>=1.9", "torchao>=0.18"]
+TRAINING = [
+    "accelerate>=1.15",
+    "datasets>=5.2",
+    "filelock>=3.20",
+    "peft>=0.21",
+    "pyyaml>=6.0",
+    "scikit-learn>=1.9",
+    "tensorboard>=2.21",
+]
+TEST = ["pytest>=9.0", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
 
 setup(
@@ -39,6 +47,7 @@ setup(
     package_data={
         "randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
         "randar_hf.conversion": ["imagenet_classes.txt"],
+        "randar_hf.training": ["launch/*.yaml", "recipes/*.yaml"],
     },
     include_package_data=False,
     install_requires=[

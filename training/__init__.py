@@ -10,6 +10,7 @@ _HOMES = {
     "tokenize_images": "tokenizing",
     "TrainingConfig": "training_config",
     "train": "trainer",
+    "load_recipe": "recipe_files",
 }
 
 __all__ = list(_HOMES)

@@ -19,9 +19,10 @@ from transformers import HfArgumentParser
 
 from randar_hf.pipelines import RandARPipeline
 
-from .digits_data import IMAGE_SIZE, write_digits
+from .digits_data import write_digits
 from .digits_evaluation import DigitsEvaluationConfig, evaluate_digits
 from .outputs import write_json
+from .recipe_files import load_recipe
 from .tokenizer_training import TokenizerTrainingConfig, train_tokenizer
 from .tokenizing import TokenizingConfig, tokenize_images
 from .trainer import train
@@ -34,7 +35,7 @@ IMAGES_PER_CLASS = 50
 
 @dataclass(kw_only=True)
 class DigitsConfig:
-    """Settings of the recipe; the rest of it is fixed."""
+    """What is not in the recipe `digits`."""
 
     output_dir: str = field(metadata={"help": "new folder for everything"})
     seed: int = field(default=0, metadata={"help": "seed of both trainings"})
@@ -42,47 +43,22 @@ class DigitsConfig:
 
 def tokenizer_config(folder: Path, seed: int) -> TokenizerTrainingConfig:
     """Tokenizer: 32 x 32 pixels to 8 x 8 tokens of 64 kinds."""
-    return TokenizerTrainingConfig(
-        dataset=str(folder / "images"),
-        output_dir=str(folder / "tokenizer"),
-        validation_split="validation",
-        image_size=IMAGE_SIZE,
-        block_out_channels=[16, 32, 32],
-        codebook_size=64,
-        code_dim=4,
-        max_steps=2000,
-        learning_rate=2e-3,
-        warmup_steps=100,
-        seed=seed,
-    )
+    places = {"dataset": str(folder / "images"), "output_dir": str(folder / "tokenizer")}
+    return TokenizerTrainingConfig(**load_recipe("digits", "train-tokenizer"), **places, seed=seed)
 
 
 def tokenizing_configs(folder: Path) -> list[TokenizingConfig]:
     """Both splits to tokens."""
-    images, tokenizer, tokens = (str(folder / name) for name in ("images", "tokenizer", "tokens"))
-    return [
-        TokenizingConfig(dataset=images, tokenizer=tokenizer, output_dir=tokens, split=split)
-        for split in ("train", "validation")
-    ]
+    names = {"dataset": "images", "tokenizer": "tokenizer", "output_dir": "tokens"}
+    settings = load_recipe("digits", "tokenize") | {field: str(folder / name) for field, name in names.items()}
+    return [TokenizingConfig(**settings, split=split) for split in ("train", "validation")]
 
 
 def training_config(folder: Path, seed: int) -> TrainingConfig:
     """RandAR: five layers of width 160, 100 passes over the training digits."""
-    return TrainingConfig(
-        dataset=str(folder / "tokens"),
-        output_dir=str(folder / "model"),
-        tokenizer=str(folder / "tokenizer"),
-        validation_split="validation",
-        hidden_size=160,
-        intermediate_size=448,
-        num_hidden_layers=5,
-        num_attention_heads=5,
-        max_steps=4500,
-        learning_rate=1e-3,
-        warmup_steps=250,
-        validation_steps=500,
-        seed=seed,
-    )
+    names = {"dataset": "tokens", "output_dir": "model", "tokenizer": "tokenizer"}
+    places = {field: str(folder / name) for field, name in names.items()}
+    return TrainingConfig(**load_recipe("digits", "train"), **places, seed=seed)
 
 
 def as_command(name: str, config) -> str:

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from .effective_recipe import RECIPE_FILE, effective_recipe
+
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -61,12 +63,12 @@ def check_output_dir(config, resume: bool = False) -> Path:
 
 
 def claim_output_dir(accelerator: Accelerator, config, command: str, resume: bool = False) -> Path:
-    """Make `config.output_dir` this run's own and write its settings to `run.json`; called on every process.
+    """Make `config.output_dir` this run's own and write its settings into it; called on every process.
 
     Args:
         accelerator: of the run.
         config: a dataclass with `output_dir` and `overwrite`.
-        command: name of the command, noted in `run.json`.
+        command: name of the command, noted in `run.json` and `recipe.yaml`.
         resume: continue the run that the folder holds.
 
     Raises:
@@ -82,6 +84,7 @@ def claim_output_dir(accelerator: Accelerator, config, command: str, resume: boo
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         settings = {"command": command, "num_processes": accelerator.num_processes, "config": asdict(config)}
         write_json(folder / RUN_FILE, settings)
+        write_text(folder / RECIPE_FILE, effective_recipe(config, command, accelerator.num_processes))
     accelerator.wait_for_everyone()
     return folder
 
@@ -93,9 +96,14 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def write_json(path: Path, content: dict) -> None:
+    """`write_text` of `content` as JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
     """Write `content` beside `path` and rename, so that no reader ever sees half a file."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(content, encoding="utf-8")
     partial.replace(path)
 
 

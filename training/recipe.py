@@ -1,11 +1,12 @@
 """What a run that is resumed must keep."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
+from .effective_recipe import effective_settings
 from .outputs import RUN_FILE
-from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
+from .training_config import TrainingConfig
 
 
 # Settings that do not change what is trained.
@@ -20,6 +21,7 @@ FREE = {
     "checkpoints_total_limit",
     "max_skipped_steps",
     "report_to",
+    "push_to_hub",
     "resume",
     "overwrite",
 }
@@ -31,13 +33,8 @@ def make_recipe(config: TrainingConfig, num_processes: int) -> dict:
     The batch size is that of all processes, since the data is the same however they share it. The steps of a schedule
     that does not look at their number are left out.
     """
-    recipe = {name: value for name, value in asdict(config).items() if name not in FREE}
-    defaults = MODELS[config.model_type].config_class()
-    for name in MODEL_FIELDS:
-        if recipe[name] is None:
-            recipe[name] = getattr(defaults, name, None)
-    annealing = config.annealing
-    recipe |= {"order": annealing.order, "annealing_start": annealing.start, "annealing_end": annealing.end}
+    recipe = {name: value for name, value in effective_settings(config).items() if name not in FREE}
+    recipe |= {"annealing_start": config.annealing.start, "annealing_end": config.annealing.end}
     recipe["batch_size"] *= num_processes
     if config.lr_schedule == "constant":
         del recipe["max_steps"]

@@ -17,6 +17,8 @@ from datasets import ClassLabel
 
 from .crops import AUGMENTATIONS
 from .data import split_name
+from .effective_recipe import RECIPE_FILE, effective_recipe
+from .outputs import write_text
 from .picture_rows import PictureRows, SourceRow
 from .published_codes import READERS, CodeRows
 from .token_data import load_tokenizer
@@ -87,6 +89,9 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
     source = (CodeRows if config.published_codes else PictureRows)(config, vqvae)
     folder.claim(accelerator, _settings(config, source), config.overwrite)
+    recipe_file = folder.work / RECIPE_FILE
+    if accelerator.is_main_process and not recipe_file.exists():
+        write_text(recipe_file, effective_recipe(config, "tokenize", accelerator.num_processes))
     if not folder.is_complete():
         parts = range(accelerator.process_index, source.num_parts, accelerator.num_processes)
         TokenRun(config, source, folder).write(parts)

@@ -191,23 +191,15 @@ def _bench(options: argparse.Namespace, rest: list[str]):
 
 
 def _train(options: argparse.Namespace, rest: list[str]):
-    from transformers import HfArgumentParser
-
     from . import training
 
-    config_name, function_name = {
-        "train-tokenizer": ("TokenizerTrainingConfig", "train_tokenizer"),
-        "tokenize": ("TokenizingConfig", "tokenize_images"),
-        "train": ("TrainingConfig", "train"),
-    }[options.training_command]
+    functions = {"train-tokenizer": "train_tokenizer", "tokenize": "tokenize_images", "train": "train"}
     try:
-        config_class, function = getattr(training, config_name), getattr(training, function_name)
+        function = getattr(training, functions[options.training_command])
+        from .training.recipe_files import parse_settings
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is missing: pip install 'randar-hf[training]' brings it.") from error
-    parser = HfArgumentParser(config_class, prog=f"randar-hf {options.training_command}")
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
-    (config,) = parser.parse_args_into_dataclasses(rest)
-    function(config)
+    function(parse_settings(options.training_command, rest))
 
 
 if __name__ == "__main__":
