@@ -6,7 +6,8 @@ from traceback import clear_frames
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin, LoggerType
 from torch.utils.data import DataLoader
 
 from .failures import TrainingError
@@ -14,7 +15,11 @@ from .signals import outlive_signals
 
 
 def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool = False) -> Accelerator:
-    """An accelerator with seeded shuffling, accumulation across epoch ends and the tracker that `config` names."""
+    """An accelerator with seeded shuffling, accumulation across epoch ends and the trackers that `config` names.
+
+    Raises:
+        ValueError: a tracker is unknown, or its package is not installed.
+    """
     return Accelerator(
         mixed_precision=config.mixed_precision,
         dynamo_backend="inductor" if compile else None,
@@ -23,9 +28,31 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
         ),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed, non_blocking=True),
         step_scheduler_with_optimizer=False,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=tracker_names(config.report_to) or None,
         project_dir=config.output_dir,
     )
+
+
+def tracker_names(report_to: str) -> list[str]:
+    """The trackers of a setting: none for `"none"`, one, or several separated by commas.
+
+    Raises:
+        ValueError: a tracker is unknown, or its package is not installed; `accelerate` would leave it out.
+    """
+    names = [name.strip() for name in report_to.split(",")] if report_to != "none" else []
+    if not set(names) <= set(LOGGER_TYPE_TO_CLASS):
+        allowed = ", ".join(map(repr, LOGGER_TYPE_TO_CLASS))
+        raise ValueError(
+            f"`report_to`: {report_to!r} was given; it must be 'none', one of {allowed}, or several of these with "
+            "commas between"
+        )
+    installed = set(map(str, get_available_trackers()))
+    missing = [name for name in names if name in LoggerType.list() and name not in installed]
+    if missing:
+        raise ValueError(
+            f"`report_to`: {report_to!r} was given, but this is not installed: pip install {' '.join(missing)}"
+        )
+    return names
 
 
 def start_trackers(accelerator: Accelerator, config, project: str) -> None:

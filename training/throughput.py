@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import nn
 
 from randar_hf.layout import training_layout
 
@@ -35,15 +36,18 @@ def flops_per_image(model) -> float:
     """FLOP of forward and backward pass for one picture.
 
     Each slot costs 6 for each parameter of the layers, and 12 times width times slots in each layer for attention,
-    counted as if it were not causal; each token costs 6 for each parameter of the head. What activation checkpointing
-    computes twice counts once.
+    counted as if it were not causal; each token costs 6 for each parameter of the head. A frozen parameter costs 4, as
+    it gets no gradient. What activation checkpointing computes twice counts once.
     """
     config = model.config
     slots = training_layout(config.num_tokens, model.model.form, "cpu").carried.shape[1]
-    layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
     attention = 12 * config.num_hidden_layers * config.hidden_size * slots
-    head = sum(parameter.numel() for parameter in model.lm_head.parameters())
-    return slots * (6 * layers + attention) + config.num_tokens * 6 * head
+    return slots * (_flops(model.model.layers) + attention) + config.num_tokens * _flops(model.lm_head)
+
+
+def _flops(module: nn.Module) -> int:
+    """FLOP of the products for one row of input: the output, its gradient and, where it is wanted, the weights'."""
+    return sum((6 if parameter.requires_grad else 4) * parameter.numel() for parameter in module.parameters())
 
 
 class Throughput:

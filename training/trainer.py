@@ -11,61 +11,69 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed, tqdm
-from diffusers import VQModel
+from accelerate.utils import tqdm
 from diffusers.training_utils import EMAModel
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from randar_hf import RandARConfig, RARConfig
-from randar_hf.orders import FIXED_ORDER_NAMES, make_order
+from randar_hf.orders import make_order
 
 from .accelerator import endless_batches, make_accelerator, make_loader, start_trackers
 from .checkpoints import Progress, find_checkpoint, last_checkpoint, load_checkpoint, save_checkpoint
-from .data import label_names, load_rows
+from .data import load_rows
 from .failures import TrainingError, explain_failures
+from .fine_tuning import follow_pretrained, read_pretrained
+from .hub import prepare_repository, push
+from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
+from .model_making import make_model, make_model_config
 from .optimization import StepGuard, make_optimizer, make_schedule
 from .outputs import drop_torn_line, hold_output_dir
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
 from .recipe import check_recipe
+from .sharding import check_sharding, gather_model, whole_tensor
 from .signals import Interrupted, StopSignals
 from .throughput import Throughput, device_peak, flops_per_image
-from .token_data import check_tokenizer, load_tokenizer, read_settings, square_grid, token_dataset
-from .training_config import MODELS, TrainingConfig
-
-
-DECODING_SHARE = 88 / 256  # decoding steps per token of the paper's main results (Table 1)
+from .token_data import load_tokenizer, token_dataset
+from .training_config import TrainingConfig
 
 
 def train(config: TrainingConfig) -> Path:
-    """Train a RandAR or RAR model on rows of tokens.
+    """Train a RandAR or RAR model on rows of tokens, from scratch or from a pretrained one.
 
     What is drawn for a picture depends on the seed, the epoch and its place in the data, so a run that is resumed ends
     with the same weights as one that was never stopped, and processes share the data as one would read it.
 
     Returns:
-        The output folder, for `from_pretrained` of the model. It also holds `metrics.jsonl`, `run.json`, checkpoints
-        and, if a tokenizer was given, `previews/` and `pipeline/`, for `from_pretrained` of the pipeline.
+        The output folder, for `from_pretrained` of the model. It also holds `metrics.jsonl`, `run.json`, checkpoints,
+        with `lora_rank` the `adapter/` that the model holds merged, and, if a tokenizer was given, `previews/` and
+        `pipeline/`, for `from_pretrained` of the pipeline.
 
     Raises:
-        ValueError: the data, a column, the tokenizer, the output folder or the checkpoint is not usable, or the run
-            cannot go on for want of memory, of room on the disk or of finite gradients.
+        ValueError: the data, a column, the tokenizer, the pretrained model, a tracker, the repository on the Hub, the
+            output folder or the checkpoint is not usable, or the run cannot go on for want of memory, of room on the
+            disk or of finite gradients.
         Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
     folder = Path(config.output_dir).expanduser()
     accelerator = make_accelerator(config, config.gradient_accumulation_steps, config.compile)
+    check_sharding(accelerator, config)
+    pretrained = read_pretrained(config.pretrained_model) if config.pretrained_model is not None else None
+    config = follow_pretrained(config, pretrained) if pretrained is not None else config
     train_rows = load_rows(config.dataset, config.train_split, config.dataset_config)
     validation_rows = config.validation_split and load_rows(
         config.dataset, config.validation_split, config.dataset_config
     )
     vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
-    model_config = make_model_config(config, train_rows, vqvae)
+    model_config = make_model_config(config, train_rows, vqvae, pretrained)
     checkpoint = config.resume and find_checkpoint(config.resume, folder)
     if checkpoint:
         check_recipe(checkpoint, config, accelerator.num_processes)
+    if config.push_to_hub is not None:
+        prepare_repository(accelerator, config.push_to_hub)
     with explain_failures(config.output_dir, config.batch_size, partial(last_checkpoint, folder)):
-        trainer = Trainer(config, accelerator, model_config, train_rows, validation_rows, vqvae)
+        model = make_model(config, model_config, pretrained)
+        trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
         with hold_output_dir(accelerator, config, "train", resume=bool(checkpoint)):
             start_trackers(accelerator, config, config.model_type)
             if checkpoint:
@@ -76,44 +84,19 @@ def train(config: TrainingConfig) -> Path:
     return folder
 
 
-def make_model_config(config: TrainingConfig, rows, vqvae: VQModel | None) -> RandARConfig | RARConfig:
-    """The model's configuration: sizes from `config`, vocabulary, classes and grid from the data.
-
-    Raises:
-        ValueError: a column is not there, the tokenizer does not belong to the tokens, or sizes do not fit.
-    """
-    tokens = token_dataset(rows, config.token_column, config.label_column)
-    names = label_names(rows, config.label_column)
-    settings = read_settings(config.dataset)
-    if vqvae is not None:
-        check_tokenizer(settings, vqvae)
-    elif settings is None:
-        raise ValueError("`tokenizer`: it must be given, since no tokenizer settings are stored with the tokens")
-    order = {"scan_order": config.annealing.order} if config.model_type == "rar" else {}
-    return MODELS[config.model_type].config_class(
-        vocab_size=settings.vocab_size if settings else vqvae.config.num_vq_embeddings,
-        grid_size=(settings.height, settings.width) if settings else square_grid(len(tokens[0]["tokens"])),
-        num_classes=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-        **order,
-        **config.model_fields,
-    )
-
-
 class Trainer:
     """A run: model, optimizer, schedule, data and progress, and the steps that move it on."""
 
-    def __init__(self, config, accelerator: Accelerator, model_config, train_rows, validation_rows, vqvae):
+    def __init__(self, config, accelerator: Accelerator, model, train_rows, validation_rows, vqvae):
         self.config, self.accelerator, self.vqvae = config, accelerator, vqvae
         self.folder = Path(config.output_dir).expanduser()
-        self.grid = model_config.grid
+        self.grid = model.config.grid
         self.annealing = config.annealing
         self.progress = Progress()
         self.losses = []  # of the micro-steps since the last log line; they stay on the device
         self.saved_step = None
-        self.class_dropout = model_config.class_dropout
-        self.model, self.optimizer, self.schedule = self._make_model(model_config)
+        self.class_dropout = model.config.class_dropout
+        self.model, self.optimizer, self.schedule = self._prepare(model)
         accelerator.register_for_checkpointing(self.schedule)
         self.ema = self._make_ema()
         self.guard = StepGuard(self.optimizer.optimizer, accelerator.device)
@@ -125,6 +108,11 @@ class Trainer:
     def random_ratio(self) -> float:
         """The share of pictures that were permuted in the last step taken, in the first one if none is."""
         return self.annealing.random_ratio(max(0, self.progress.step - 1))
+
+    @property
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that are not frozen."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a checked checkpoint."""
@@ -186,16 +174,18 @@ class Trainer:
                 order=order,
                 labels=tokens,
                 dropped_classes=chances[:, 1] < self.class_dropout,
+                return_logits=False,
             )
             accelerator.backward(output.loss)
             if accelerator.sync_gradients:
                 gradient_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+                gradient_norm = whole_tensor(gradient_norm)
                 self.guard.check(gradient_norm)
             self.optimizer.step()
             if accelerator.sync_gradients:
                 self.schedule.step()
                 if self.ema is not None:
-                    self.ema.step(self.model.parameters())
+                    self.ema.step(self.trained_parameters)
             self.optimizer.zero_grad()
         self.losses.append(output.loss.detach())
         self.throughput.images += len(tokens) * accelerator.num_processes
@@ -273,22 +263,24 @@ class Trainer:
         if self.ema is None:
             yield
             return
-        self.ema.store(self.model.parameters())
-        self.ema.copy_to(self.model.parameters())
+        self.ema.store(self.trained_parameters)
+        self.ema.copy_to(self.trained_parameters)
         try:
             yield
         finally:
-            self.ema.restore(self.model.parameters())
+            self.ema.restore(self.trained_parameters)
 
     def validate(self) -> None:
         """Log the validation loss and draw previews, as far as a split and a tokenizer were given."""
         with self.averaged_weights():
             if self.validation_loader is not None:
                 self.log({"validation_loss": self.validation_loss()})
-            if self.vqvae is not None and self.accelerator.is_main_process:
-                path = self.folder / "previews" / f"step-{self.progress.step}.png"
-                vqvae = self.vqvae.to(self.accelerator.device)
-                save_preview(self.current_model().eval(), vqvae, path, self.config.seed)
+            if self.vqvae is not None:
+                model = self.current_model()
+                if self.accelerator.is_main_process:
+                    path = self.folder / "previews" / f"step-{self.progress.step}.png"
+                    vqvae = self.vqvae.to(self.accelerator.device)
+                    save_preview(model.eval(), vqvae, path, self.config.seed)
         self.model.train()
 
     @torch.no_grad()
@@ -303,32 +295,47 @@ class Trainer:
         return torch.cat(losses).double().mean().item()
 
     def save_model(self) -> None:
-        """Write the trained model to the output folder, and as a pipeline in it if the tokenizer is at hand."""
+        """Write the trained model to the output folder, and push it to the Hub if that was asked for."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with self.averaged_weights():
-                model = self.current_model()
-                model.save_pretrained(self.folder)
-                if self.vqvae is not None:
-                    make_pipeline(model, self.vqvae).save_pretrained(self.folder / "pipeline")
-        self.accelerator.wait_for_everyone()
+        with self.averaged_weights():
+            model = self.current_model()
+            written = self._write_model(model) if self.accelerator.is_main_process else None
+            self.accelerator.wait_for_everyone()
+            if written is not None and self.config.push_to_hub is not None:
+                push(written, self.config.push_to_hub, self.folder)
+
+    def _write_model(self, model):
+        """Write model, adapter and, if the tokenizer is at hand, pipeline; returns the pipeline, or else the model."""
+        if self.config.lora_rank is not None:
+            save_adapter(self._unwrapped(), self.folder / ADAPTER_FOLDER)
+        model.save_pretrained(self.folder)
+        if self.vqvae is None:
+            return model
+        pipeline = make_pipeline(model, self.vqvae)
+        pipeline.save_pretrained(self.folder / "pipeline")
+        return pipeline
 
     def current_model(self):
-        """The model itself; that of RAR knows how far it is annealed."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        """The model to save or to draw with, for the main process; called on every process.
+
+        An adapter is merged into a copy, shared weights are gathered into one. RAR's knows how far it is annealed.
+        """
+        model = self._unwrapped()
         if self.config.model_type == "rar":
             model.config.random_ratio = self.random_ratio
+        if self.accelerator.is_fsdp2:
+            return gather_model(self.accelerator, model)
+        if self.config.lora_rank is not None and self.accelerator.is_main_process:
+            return merge_adapter(model)
         return model
 
-    def _make_model(self, model_config):
+    def _unwrapped(self):
+        """The model as it was before it was prepared, with its adapter if it has one."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def _prepare(self, model):
         """The model, its optimizer and its schedule, the first two of them prepared."""
         config = self.config
-        set_seed(config.seed)
-        model = MODELS[config.model_type](model_config)
-        model.generation_config.order = self.annealing.order
-        model.generation_config.num_inference_steps = self._decoding_steps(model_config.num_tokens)
-        if config.activation_checkpointing:
-            model.activation_checkpointing_enable()
         betas, decay_embeddings = (config.adam_beta1, config.adam_beta2), config.model_type == "randar"
         optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas, decay_embeddings)
         steps = (config.warmup_steps, config.max_steps)
@@ -339,21 +346,16 @@ class Trainer:
         """The moving average of the weights, part of the checkpoints, if it was asked for."""
         if self.config.ema_decay is None:
             return None
-        ema = EMAModel(self.model.parameters(), self.config.ema_decay, foreach=True)
+        ema = EMAModel(self.trained_parameters, self.config.ema_decay, foreach=True)
         self.accelerator.register_for_checkpointing(ema)
         return ema
 
     def _make_throughput(self) -> Throughput:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = self._unwrapped()
+        model = model if self.config.lora_rank is None else model.get_base_model()
         peak = device_peak(self.accelerator.device, self.config.mixed_precision)
         peak = peak and peak * self.accelerator.num_processes
         return Throughput(model.config.num_tokens, flops_per_image(model), peak)
-
-    def _decoding_steps(self, num_tokens: int) -> int:
-        """Steps of generation by default: one a token in an order that has never been read but one after another."""
-        if self.annealing.order in FIXED_ORDER_NAMES or self.config.model_type == "rar":
-            return num_tokens
-        return max(1, round(DECODING_SHARE * num_tokens))
 
     def _training_loader(self, rows):
         config = self.config

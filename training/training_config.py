@@ -1,6 +1,7 @@
 """Settings of `randar-hf train`, checked before anything is computed."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.orders import ORDER_NAMES
@@ -43,6 +44,12 @@ class TrainingConfig:
     label_column: str = field(default="label", metadata={"help": "column of the classes"})
 
     model_type: str = field(default="randar", metadata={"help": "randar or rar"})
+    pretrained_model: str | None = field(
+        default=None, metadata={"help": "folder or Hub name of a model or pipeline to start from, sizes included"}
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "train LoRA adapters of this rank and the classes alone; of pretrained_model"}
+    )
     order: str | None = field(
         default=None,
         metadata={"help": "order of training, to which rar is annealed; random for randar, raster for rar"},
@@ -112,7 +119,12 @@ class TrainingConfig:
     validation_steps: int = field(default=1000, metadata={"help": "optimizer steps between validations and previews"})
     checkpointing_steps: int = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
     checkpoints_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
-    report_to: str = field(default="none", metadata={"help": "tracker: none, tensorboard, wandb, ..."})
+    report_to: str = field(
+        default="none", metadata={"help": "tracker: none, tensorboard, wandb, trackio, ...; several with commas"}
+    )
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "repository on the Hub to which the trained model or pipeline is pushed"}
+    )
     resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
     overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
 
@@ -128,6 +140,7 @@ class TrainingConfig:
             raise ValueError("`resume`, `overwrite`: both were given; a run is either continued or started over")
         check_choice(self, "model_type", tuple(MODELS))
         self._check_model_fields()
+        self._check_fine_tuning()
         if self.order is not None:
             check_choice(self, "order", ORDER_NAMES)
         self._check_annealing()
@@ -139,12 +152,15 @@ class TrainingConfig:
 
     @property
     def annealing(self) -> Annealing:
-        """The orders of training; where nothing is given, RAR's are the published ones: annealed from 1/2 to 3/4."""
+        """The orders of training; where nothing is given, RAR's are the published ones: annealed from 1/2 to 3/4.
+
+        A pretrained RAR was annealed before, so it is trained in its order alone.
+        """
         is_rar = self.model_type == "rar"
         order = self.order or ("raster" if is_rar or self.position_instruction == "none" else "random")
         if self.annealing_start is not None:
             return Annealing(order, self.annealing_start, self.annealing_end)
-        if is_rar and order != "random":
+        if is_rar and order != "random" and self.pretrained_model is None:
             return Annealing(order, self.max_steps // 2, self.max_steps * 3 // 4)
         return Annealing(order)
 
@@ -182,6 +198,20 @@ class TrainingConfig:
         for name, value in self.model_fields.items():
             if not hasattr(config_class, name):
                 raise ValueError(f"`{name}`: {value!r} was given; a model of the type {self.model_type!r} has none")
+
+    def _check_fine_tuning(self):
+        if self.lora_rank is not None:
+            if not isinstance(self.lora_rank, int) or self.lora_rank < 1:
+                raise ValueError(f"`lora_rank`: {self.lora_rank} was given; it must be a whole number above 0")
+            if self.pretrained_model is None:
+                raise ValueError("`pretrained_model`: it must be given, since `lora_rank` is")
+        if self.pretrained_model is not None:
+            path, output_dir = Path(self.pretrained_model), Path(self.output_dir).expanduser()
+            if path.exists() and path.resolve().is_relative_to(output_dir.resolve()):
+                raise ValueError(
+                    f"`output_dir`: {self.output_dir!r} was given, which holds `pretrained_model`, "
+                    f"{self.pretrained_model!r}; choose another folder"
+                )
 
     def _check_annealing(self):
         names = ("annealing_start", "annealing_end")

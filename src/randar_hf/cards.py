@@ -1,5 +1,6 @@
 """Model cards for the Hub."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +209,7 @@ def make_card(
     height, width = config.grid
     title = origin.name if origin else repo_id.rstrip("/").split("/")[-1]
     data = ModelCardData(
-        base_model=origin.repository if origin else None,
+        base_model=origin.repository if origin else _find_base_model(config),
         datasets=[origin.dataset] if origin else None,
         eval_results=_eval_results(origin) if origin else None,
         library_name="diffusers" if pixels else "transformers",
@@ -243,6 +244,13 @@ def make_card(
         generation=generation_config,
         citation=family.citation,
     )
+
+
+def _find_base_model(config: PreTrainedConfig) -> str | None:
+    """The repository on the Hub that a model was loaded or fine-tuned from; `None` for a folder or a fresh model."""
+    name = config.name_or_path or ""
+    is_repository = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists()
+    return name if is_repository else None
 
 
 def _describe(config: PreTrainedConfig) -> tuple[Family, list[tuple[str, str]]]:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 
 from randar_hf import RandARForCausalLM
 from randar_hf.training import TrainingConfig
@@ -18,7 +20,15 @@ from randar_hf.training.trainer import train
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree"}
 
 
-def run(settings: dict, log: str, environment: dict, kill_at: int | None = None, watch: str | None = None) -> None:
+def run(
+    settings: dict,
+    log: str,
+    environment: dict,
+    kill_at: int | None = None,
+    watch: str | None = None,
+    sharding: dict | None = None,
+    nan_at: int | None = None,
+) -> None:
     """Train, or go on with what the output folder holds.
 
     Args:
@@ -27,6 +37,8 @@ def run(settings: dict, log: str, environment: dict, kill_at: int | None = None,
         environment: variables to set.
         kill_at: die when a file in the output folder is about to be used for the `kill_at`-th time.
         watch: folder for a file per process, with a line for each batch that the model is trained on.
+        sharding: variables that make accelerate share the weights between the processes.
+        nan_at: the step whose gradients are not finite.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -34,6 +46,10 @@ def run(settings: dict, log: str, environment: dict, kill_at: int | None = None,
     os.environ.update(environment)
     torch.set_num_threads(1)
     folder = Path(settings["output_dir"])
+    if sharding is not None:
+        share_weights(sharding)
+    if nan_at is not None:
+        spoil_gradients(nan_at)
     if kill_at is not None:
         kill_self(kill_at, str(folder))
     if watch is not None:
@@ -59,15 +75,37 @@ def kill_self(kill_at: int, folder: str) -> None:
     sys.addaudithook(watch)
 
 
+def share_weights(environment: dict) -> None:
+    """Let accelerate share weights between processes; without this it does so on accelerators alone."""
+    os.environ.update(environment)
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def spoil_gradients(step: int) -> None:
+    """Make the loss of a step, counted from 1, not a number."""
+    forward, calls = RandARForCausalLM.forward, 0
+
+    def spoiled(self, *args, **kwargs):
+        nonlocal calls
+        output = forward(self, *args, **kwargs)
+        if self.training:
+            calls += 1
+            output.loss = output.loss * (float("nan") if calls == step else 1)
+        return output
+
+    RandARForCausalLM.forward = spoiled
+
+
 def watch_batches(path: Path) -> None:
     """Append what each picture of a batch is trained with to a file."""
     forward = RandARForCausalLM.forward
 
-    def watched(self, input_ids, class_labels, order, labels, dropped_classes):
+    def watched(self, input_ids, class_labels, order, labels, dropped_classes, **kwargs):
         columns = zip(input_ids.tolist(), class_labels.tolist(), order.tolist(), dropped_classes.tolist())
         pictures = [{"tokens": t, "label": c, "order": o, "dropped": d} for t, c, o, d in columns]
         with open(path, "a") as file:
             file.write(json.dumps(pictures) + "\n")
-        return forward(self, input_ids, class_labels, order, labels, dropped_classes=dropped_classes)
+        return forward(self, input_ids, class_labels, order, labels, dropped_classes=dropped_classes, **kwargs)
 
     RandARForCausalLM.forward = watched
