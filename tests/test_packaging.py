@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "randar_hf"
 FOLDERS = {"pipelines", "training", "conversion"}
 MAY_IMPORT = {"pipelines": set(), "training": {"pipelines"}, "conversion": set()}
-COMMAND_MODULES = {"bench", "cli", "convert", "demo", "image_commands", "sample"}
+COMMAND_MODULES = {"bench", "bench_training", "cli", "convert", "demo", "image_commands", "sample"}
 MODEL_MODULES = ("configuration_*.py", "modeling_*.py", "generation*.py")
 MAX_CHECKPOINT_BYTES = {"digits": 8 * 1024**2, "digits-rar": 4 * 10**6}
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from . import RandARConfig, RARConfig, demo_checkpoint
 from .checks import check_grid_size
@@ -113,30 +113,39 @@ def measure(
         "tokens_per_second": batch_size * (num_tokens - known_tokens) / median,
         "weights_mib": model.num_parameters() * bytes_each / 2**20,
         "cache_mib": cache / 2**20,
-        "peak_memory_mib": _peak_memory(device) / 2**20,
+        "peak_memory_mib": peak_memory(device) / 2**20,
     }
 
 
-def _random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def model_config(model_type: str, size: str) -> PreTrainedConfig:
+    """The configuration of a published size, or of a shipped checkpoint; raises a `ValueError` for anything else."""
     if model_type not in tuple(CONFIGS):
         raise ValueError(f"`model_type` must be one of {', '.join(CONFIGS)}, got {model_type!r}.")
     if size == "demo":
-        config = AutoConfig.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
-    elif size in SIZES:
-        config = CONFIGS[model_type].from_size(size)
-    else:
+        return AutoConfig.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
+    if size not in SIZES:
         raise ValueError(f"`size` must be demo or one of {', '.join(SIZES)}, got {size!r}.")
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    return CONFIGS[model_type].from_size(size)
+
+
+def fill_zero_weights(model: PreTrainedModel):
+    """Draw the weights that start at zero, unlike trained ones: those of the head and of modulations."""
     for name, parameter in model.named_parameters():
-        if name == "lm_head.weight" or "modulation" in name:  # they start at zero, unlike trained ones
-            torch.nn.init.normal_(parameter, std=config.initializer_range)
-    return model
+        if name == "lm_head.weight" or "modulation" in name:
+            torch.nn.init.normal_(parameter, std=model.config.initializer_range)
 
 
-def _peak_memory(device: str) -> float:
+def peak_memory(device: str) -> float:
     """Peak bytes so far: of the whole process on a CPU, of torch's allocator on a GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    config = model_config(model_type, size)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    fill_zero_weights(model)
+    return model

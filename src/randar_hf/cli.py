@@ -113,7 +113,13 @@ def _add_bench_options(parser: argparse.ArgumentParser):
         "--grid-size", type=int, nargs=2, help="rows and columns of tokens (default: the trained ones)"
     )
     parser.add_argument("--known-tokens", type=int, default=0, help="tokens of each image that are given")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs after the warm-up")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs, or steps of training, after the warm-up")
+    parser.add_argument("--train", action="store_true", help="measure steps of training instead of generation")
+    parser.add_argument("--compile", action="store_true", help="with --train: compile the model")
+    parser.add_argument(
+        "--no-activation-checkpointing", action="store_true", help="with --train: keep all activations in memory"
+    )
+    parser.add_argument("--published", metavar="DIR", help="with --train: the published repository, timed in turn")
 
 
 def _demo(options: argparse.Namespace, rest: list[str]):
@@ -172,22 +178,30 @@ def _convert(options: argparse.Namespace, rest: list[str]):
 
 
 def _bench(options: argparse.Namespace, rest: list[str]):
+    shared = {name: getattr(options, name) for name in ("size", "batch_size", "dtype", "device", "runs", "model_type")}
+    generation = {name: getattr(options, name) for name in ("steps", "guidance_scale", "grid_size", "known_tokens")}
+    training = {name: getattr(options, name) for name in ("compile", "no_activation_checkpointing", "published")}
+    for name, value in (generation if options.train else training).items():
+        if value:
+            option, rule = f"--{name.replace('_', '-')}", "not go with" if options.train else "go with"
+            raise ValueError(f"`{option}` must {rule} `--train`, got {value!r}.")
+    if options.train:
+        _bench_training(shared, training)
+        return
     from .bench import measure
 
-    result = measure(
-        options.size,
-        batch_size=options.batch_size,
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        dtype=options.dtype,
-        device=options.device,
-        runs=options.runs,
-        grid_size=options.grid_size,
-        known_tokens=options.known_tokens,
-        model_type=options.model_type,
-    )
-    for name, value in result.items():
+    generation["num_inference_steps"] = generation.pop("steps")
+    for name, value in measure(**shared, **generation).items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _bench_training(shared: dict, training: dict):
+    try:
+        from .bench_training import format_training, measure_training
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'randar-hf[training]' brings it.") from error
+    keep_activations = training.pop("no_activation_checkpointing")
+    print(format_training(measure_training(**shared, **training, activation_checkpointing=not keep_activations)))
 
 
 def _train(options: argparse.Namespace, rest: list[str]):
