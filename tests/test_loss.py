@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -94,6 +95,46 @@ def test_a_codebook_larger_than_a_block_goes_row_by_row(monkeypatch):
     head, states, codes = nn.Linear(4, 512), torch.randn(3, 4), torch.tensor([0, 511, 7])
     expected = nn.functional.cross_entropy(head(states), codes)
     assert head_cross_entropy(head, states, codes, 512).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_blocks_compile_without_a_graph_break(model, batch, monkeypatch):
+    monkeypatch.setattr(loss, "BLOCK_LOGITS", 30 * 64)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.token_dropout = model.config.class_dropout = 0.0
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    try:
+        output, gradients = loss_and_gradients(compiled, batch, return_logits=False)
+    finally:
+        torch._dynamo.reset()
+    whole, expected = loss_and_gradients(model, batch)
+    assert output.logits is None and output.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_may_have_an_adapter_with_dropout(monkeypatch):
+    monkeypatch.setattr(loss, "BLOCK_LOGITS", 7 * 64)
+    torch.manual_seed(0)
+    settings = {"target_modules": ["0"], "lora_dropout": 0.5, "init_lora_weights": False}
+    head = get_peft_model(nn.Sequential(nn.Linear(16, 64)), LoraConfig(r=4, **settings)).train()
+    states, codes = torch.randn(21, 16), torch.randint(64, (21,))
+    weight = next(parameter for parameter in head.parameters() if parameter.requires_grad)
+    direction = torch.randn(weight.shape)
+
+    def loss_at(step):
+        torch.manual_seed(0)  # of dropout, whose masks a backward pass must draw again
+        with torch.no_grad():
+            weight.add_(step * direction)
+        value = head_cross_entropy(head, states, codes, 64)
+        with torch.no_grad():
+            weight.sub_(step * direction)
+        return value
+
+    loss_at(0.0).backward()
+    difference = (loss_at(1e-2) - loss_at(-1e-2)).item() / 2e-2
+    assert (weight.grad * direction).sum().item() == pytest.approx(difference, rel=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 1), ()])
