@@ -59,9 +59,10 @@ def test_both_programs_are_timed(published, monkeypatch):
 
 def test_the_command_measures_the_trainer_alone(capsys):
     words = ["bench", "--train", "--model-type", "rar", "--batch-size", "2", "--runs", "1"]
-    assert cli.main([*words, "--no-activation-checkpointing"]) == 0
+    assert cli.main([*words, "--no-activation-checkpointing", "--gradient-accumulation-steps", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "activation_checkpointing: False" in lines and "model_type: rar" in lines
+    assert "gradient_accumulation_steps: 2" in lines
     assert any(line.split() == ["ours"] for line in lines)
 
 
@@ -71,6 +72,15 @@ def test_the_command_measures_the_trainer_alone(capsys):
         (["--train", "--steps", "3"], "`--steps` must not go with `--train`, got 3."),
         (["--train", "--grid-size", "4", "4"], "`--grid-size` must not go with `--train`"),
         (["--compile"], "`--compile` must go with `--train`"),
+        (["--gradient-accumulation-steps", "2"], "`--gradient-accumulation-steps` must go with `--train`, got 2."),
+        (
+            ["--train", "--gradient-accumulation-steps", "0"],
+            "`gradient_accumulation_steps` must be at least 1, got 0.",
+        ),
+        (
+            ["--train", "--batch-size", "4", "--gradient-accumulation-steps", "3"],
+            "`gradient_accumulation_steps` must divide `batch_size`, 4, got 3.",
+        ),
         (["--published", "there"], "`--published` must go with `--train`, got 'there'."),
         (["--train", "--published", "there"], "`published` must be a folder of the published repository"),
         (["--train", "--model-type", "rar", "--published", "there"], "`published` is a program for RandAR alone"),
@@ -97,9 +107,8 @@ def test_what_the_published_program_lacks_is_named(published, monkeypatch):
         "runs": 1,
         "model_type": "randar",
     }
-    bench = bench_training.TrainingBench(
-        **settings, compile=False, activation_checkpointing=True, published=str(published)
-    )
+    training = {"compile": False, "activation_checkpointing": True, "gradient_accumulation_steps": 1}
+    bench = bench_training.TrainingBench(**settings, **training, published=str(published))
     with pytest.raises(ValueError, match="`published` needs the package 'omegaconf_of_old', which is missing."):
         time_published_steps(bench)
 

@@ -46,6 +46,7 @@ class TrainingBench:
     model_type: str
     compile: bool
     activation_checkpointing: bool
+    gradient_accumulation_steps: int
     published: str | None
 
 
@@ -58,6 +59,7 @@ def measure_training(
     model_type: str = "randar",
     compile: bool = False,
     activation_checkpointing: bool = True,
+    gradient_accumulation_steps: int = 1,
     published: str | None = None,
 ) -> dict[str, Any]:
     """
@@ -75,6 +77,8 @@ def measure_training(
         model_type (`str`): `"randar"` or `"rar"`.
         compile (`bool`): compile our model; the published program does not.
         activation_checkpointing (`bool`): compute activations again in the backward pass, in both programs.
+        gradient_accumulation_steps (`int`): micro-steps into which ours divides the images of a step, a divisor of
+            `batch_size`; the published program takes them all at once, as its configurations say.
         published (`str`, *optional*): folder of the published repository, to time its step too; for RandAR alone.
 
     Returns:
@@ -89,7 +93,16 @@ def measure_training(
         FileNotFoundError: if `published` is no folder of that repository.
     """
     bench = TrainingBench(
-        size, batch_size, dtype, device, runs, model_type, compile, activation_checkpointing, published
+        size,
+        batch_size,
+        dtype,
+        device,
+        runs,
+        model_type,
+        compile,
+        activation_checkpointing,
+        gradient_accumulation_steps,
+        published,
     )
     _check(bench)
     programs = [time_our_steps] if published is None else ROUNDS * [time_our_steps, time_published_steps]
@@ -123,13 +136,14 @@ def time_our_steps(bench: TrainingBench) -> dict[str, Any]:
         dataset="random tokens",
         output_dir=".",  # nothing is written
         model_type=bench.model_type,
-        batch_size=bench.batch_size,
+        batch_size=bench.batch_size // bench.gradient_accumulation_steps,
+        gradient_accumulation_steps=bench.gradient_accumulation_steps,
         warmup_steps=0,
         activation_checkpointing=bench.activation_checkpointing,
         compile=bench.compile,
         mixed_precision=PRECISIONS[bench.dtype],
     )
-    accelerator = make_accelerator(config, compile=config.compile)
+    accelerator = make_accelerator(config, config.gradient_accumulation_steps, config.compile)
     sizes = model_config(bench.model_type, bench.size)
     if bench.model_type == "rar":
         sizes.merged_positions = False  # those of the shipped one were merged after its training
@@ -143,7 +157,9 @@ def time_our_steps(bench: TrainingBench) -> dict[str, Any]:
     def steps() -> Iterator[torch.Tensor]:
         for epoch, _, batch in endless_batches(trainer.loader):
             trainer.micro_step(batch, epoch)
-            yield trainer.losses[-1]
+            if accelerator.sync_gradients:
+                yield torch.stack(trainer.losses).mean()
+                trainer.losses.clear()
 
     return time_steps(steps(), model, bench)
 
@@ -231,9 +247,14 @@ def _in_own_process(program: Callable[[TrainingBench], dict[str, Any]], bench: T
 
 
 def _check(bench: TrainingBench):
-    for name in ("batch_size", "runs"):
+    for name in ("batch_size", "gradient_accumulation_steps", "runs"):
         if getattr(bench, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(bench, name)}.")
+    if bench.batch_size % bench.gradient_accumulation_steps:
+        raise ValueError(
+            f"`gradient_accumulation_steps` must divide `batch_size`, {bench.batch_size}, "
+            f"got {bench.gradient_accumulation_steps}."
+        )
     if bench.dtype not in PRECISIONS:
         raise ValueError(f"`dtype` must be one of {', '.join(PRECISIONS)} in training, got {bench.dtype!r}.")
     if bench.device not in ("cpu", "cuda"):

@@ -119,6 +119,9 @@ def _add_bench_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--no-activation-checkpointing", action="store_true", help="with --train: keep all activations in memory"
     )
+    parser.add_argument(
+        "--gradient-accumulation-steps", type=int, help="with --train: micro-steps that share the images (default: 1)"
+    )
     parser.add_argument("--published", metavar="DIR", help="with --train: the published repository, timed in turn")
 
 
@@ -180,7 +183,8 @@ def _convert(options: argparse.Namespace, rest: list[str]):
 def _bench(options: argparse.Namespace, rest: list[str]):
     shared = {name: getattr(options, name) for name in ("size", "batch_size", "dtype", "device", "runs", "model_type")}
     generation = {name: getattr(options, name) for name in ("steps", "guidance_scale", "grid_size", "known_tokens")}
-    training = {name: getattr(options, name) for name in ("compile", "no_activation_checkpointing", "published")}
+    training = ("compile", "no_activation_checkpointing", "gradient_accumulation_steps", "published")
+    training = {name: getattr(options, name) for name in training}
     for name, value in (generation if options.train else training).items():
         if value:
             option, rule = f"--{name.replace('_', '-')}", "not go with" if options.train else "go with"
@@ -200,8 +204,9 @@ def _bench_training(shared: dict, training: dict):
         from .bench_training import format_training, measure_training
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is missing: pip install 'randar-hf[training]' brings it.") from error
-    keep_activations = training.pop("no_activation_checkpointing")
-    print(format_training(measure_training(**shared, **training, activation_checkpointing=not keep_activations)))
+    training["activation_checkpointing"] = not training.pop("no_activation_checkpointing")
+    given = {name: value for name, value in training.items() if value is not None}
+    print(format_training(measure_training(**shared, **given)))
 
 
 def _train(options: argparse.Namespace, rest: list[str]):

@@ -19,7 +19,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import capture_outputs
 
-from .activation_checkpointing import BlockCheckpointingMixin
 from .cards import CardMixin
 from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
@@ -150,7 +149,7 @@ class RandARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_dropout(transformed)
 
 
-class RandARPreTrainedModel(CardMixin, RandARFeatureMixin, BlockCheckpointingMixin, PreTrainedModel):
+class RandARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RandAR models."""
 
     config: RandARConfig

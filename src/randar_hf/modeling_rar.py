@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import capture_outputs
 
-from .activation_checkpointing import BlockCheckpointingMixin
 from .cards import CardMixin
 from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
@@ -131,7 +130,7 @@ class RARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + mlp_gate * transformed
 
 
-class RARPreTrainedModel(CardMixin, RandARFeatureMixin, BlockCheckpointingMixin, PreTrainedModel):
+class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RAR models."""
 
     config: RARConfig
