@@ -7,7 +7,7 @@ from traceback import clear_frames
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin, LoggerType
+from accelerate.utils import AutocastKwargs, DataLoaderConfiguration, GradientAccumulationPlugin, LoggerType
 from torch.utils.data import DataLoader
 
 from .failures import TrainingError
@@ -30,6 +30,8 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
         step_scheduler_with_optimizer=False,
         log_with=tracker_names(config.report_to) or None,
         project_dir=config.output_dir,
+        # a step reads each weight once: kept casts would only take memory, half of what the weights take
+        kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
     )
 
 

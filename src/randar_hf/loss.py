@@ -48,7 +48,6 @@ def head_cross_entropy(
     rows = max(1, BLOCK_LOGITS // vocab_size)
     if len(targets) <= rows:
         return summed(hidden_states, targets) / len(targets)
-    torch.clear_autocast_cache()  # it keeps casts of the weights of all layers, which a pass reads once
     blocks = zip(hidden_states.split(rows), targets.split(rows))
     losses = [checkpoint(summed, states, codes, use_reentrant=False) for states, codes in blocks]
     return torch.stack(losses).sum() / len(targets)

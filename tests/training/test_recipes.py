@@ -103,6 +103,18 @@ def test_activation_checkpointing_changes_nothing_but_memory(training_settings, 
     assert len(calls) == 6 + 12  # forward passes once more in backward passes
 
 
+def test_mixed_precision_keeps_no_casts_of_the_weights(training_settings, monkeypatch):
+    seen, forward = [], RandARAttention.forward
+
+    def spy(self, hidden_states, *args, **kwargs):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+        return forward(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(RandARAttention, "forward", spy)
+    train(TrainingConfig(**training_settings, mixed_precision="bf16"))
+    assert set(seen) == {(True, False)}
+
+
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_up_to_rounding_and_can_be_resumed(
     training_settings, read_metrics, same_weights, tokenizer_folder, tmp_path
