@@ -150,6 +150,14 @@ def test_training_without_its_libraries_says_how_to_get_them(monkeypatch, capsys
     assert code == 2 and "randar-hf[training]" in error and error.count("\n") == 1
 
 
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("randar_hf.cli._demo", interrupted)
+    assert run(capsys, "demo") == (130, "randar-hf demo: interrupted\n")
+
+
 def test_nothing_is_overwritten_unless_asked(folder, capsys):
     output = folder / "out.png"
     output.write_text("precious")

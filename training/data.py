@@ -65,11 +65,7 @@ def load_rows(
         if path.is_file() or "*" in dataset:
             kind = "webdataset" if path.suffix == ".tar" else "parquet"
             return load_dataset(kind, data_files=os.path.expanduser(dataset), split=split, streaming=streaming)
-        if (
-            dataset.startswith(("/", ".", "~"))
-            or dataset.endswith(("/", ".parquet", ".tar"))
-            or dataset.count("/") > 1
-        ):
+        if is_path(dataset) or dataset.endswith((".parquet", ".tar")):
             raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split, streaming=streaming)
     except MissingDataError:
@@ -81,6 +77,11 @@ def load_rows(
     except (ValueError, DatasetGenerationError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {reason}") from error
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder or file here, and of nothing on the Hub."""
+    return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _load_folder(path: Path, split: str, streaming: bool) -> Dataset | IterableDataset:

@@ -12,12 +12,15 @@ class TrainingError(ValueError):
 
 
 @contextmanager
-def explain_failures(output_dir: str, batch_size: int, last_checkpoint: Callable[[], str]) -> Iterator[None]:
+def explain_failures(
+    output_dir: str, batch_size: int, remedy: str, last_checkpoint: Callable[[], str]
+) -> Iterator[None]:
     """Make errors of memory and of the disk a `TrainingError`, and let its message end with the last checkpoint.
 
     Args:
         output_dir: where the run writes to.
         batch_size: pictures per micro-step and process.
+        remedy: says in words what to do when it is too large.
         last_checkpoint: says in words what the run can be resumed from.
 
     Raises:
@@ -30,8 +33,8 @@ def explain_failures(output_dir: str, batch_size: int, last_checkpoint: Callable
             cause = str(error)
         elif isinstance(error, MemoryError) or should_reduce_batch_size(error):
             cause = (
-                f"`batch_size`: {batch_size} was given, for which the memory is too small; lower it and raise "
-                f"`gradient_accumulation_steps` as much, or turn on `activation_checkpointing` ({first_line(error)})"
+                f"`batch_size`: {batch_size} was given, for which the memory is too small; {remedy} "
+                f"({first_line(error)})"
             )
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             cause = f"`output_dir`: {output_dir!r} lies on a full disk ({error})"

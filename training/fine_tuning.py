@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,7 +13,7 @@ from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.configuration_generation import RandARGenerationConfig
 from randar_hf.pipelines.labels import find_label_id
 
-from .data import MissingDataError
+from .data import MissingDataError, is_path
 from .failures import first_line
 from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
 
@@ -52,6 +53,8 @@ def read_pretrained(name: str) -> PretrainedModel:
         MissingDataError: (a `FileNotFoundError` and a `ValueError`) there is no such model.
         ValueError: it is none of RandAR or RAR.
     """
+    if is_path(name) and not Path(name).is_dir():
+        raise MissingDataError(f"`pretrained_model`: there is no folder {name!r}")
     index = _pipeline_index(name)
     subfolder = "transformer" if index else ""
     try:

@@ -9,7 +9,7 @@ from randar_hf.randomness import uniform
 from .annealing import Annealing
 
 
-DRAWS, MASKS = 1, 2  # the last number of a key: what it is for
+DRAWS, MASKS, CODES = 1, 2, 3  # the last number of a key: what it is for
 
 
 class KeyedSamples(torch.utils.data.Dataset):

@@ -27,38 +27,43 @@ FREE = {
 }
 
 
-def make_recipe(config: TrainingConfig, num_processes: int) -> dict:
+def make_recipe(config, num_processes: int) -> dict:
     """The settings that decide what is trained, by name, as they are in effect.
 
     The batch size is that of all processes, since the data is the same however they share it. The steps of a schedule
-    that does not look at their number are left out.
+    that does not look at their number are left out of those of `train`.
     """
     recipe = {name: value for name, value in effective_settings(config).items() if name not in FREE}
-    recipe |= {"annealing_start": config.annealing.start, "annealing_end": config.annealing.end}
+    if isinstance(config, TrainingConfig):
+        recipe |= {"annealing_start": config.annealing.start, "annealing_end": config.annealing.end}
+        if config.lr_schedule == "constant":
+            del recipe["max_steps"]
     recipe["batch_size"] *= num_processes
-    if config.lr_schedule == "constant":
-        del recipe["max_steps"]
     return recipe
 
 
-def check_recipe(checkpoint: Path, config: TrainingConfig, num_processes: int) -> None:
+def check_recipe(checkpoint: Path, config, num_processes: int, command: str) -> None:
     """Compare the settings of a run with those in the `run.json` that belongs to the checkpoint it is to continue.
 
     Args:
         checkpoint: a checked one.
         config: of the run.
         num_processes: of the run.
+        command: of the run.
 
     Raises:
-        ValueError: some differ; the message lists them with what was given and what is stored.
+        ValueError: it is the run of another command, or some settings differ; the message lists them with what was
+            given and what is stored.
     """
     files = [folder / RUN_FILE for folder in (checkpoint.parent, Path(config.output_dir).expanduser())]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise ValueError(f"`output_dir`: {config.output_dir!r} holds no run to resume")
     run = json.loads(file.read_text())
-    known = {field.name for field in fields(TrainingConfig)}
-    stored = TrainingConfig(**{name: value for name, value in run["config"].items() if name in known})
+    if run["command"] != command:
+        raise ValueError(f"`resume`: {str(checkpoint)!r} is a run of `randar-hf {run['command']}`")
+    known = {field.name for field in fields(config)}
+    stored = type(config)(**{name: value for name, value in run["config"].items() if name in known})
     stored, given = make_recipe(stored, run.get("num_processes", 1)), make_recipe(config, num_processes)
     differing = [name for name in given if name in stored and given[name] != stored[name]]
     if differing:

@@ -2,22 +2,28 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed, tqdm
+from accelerate.utils import set_seed
 from diffusers import VQModel
 from torch.nn import functional as F
 
 from randar_hf.vq import decode, encode
 
-from .accelerator import endless_batches, make_accelerator, make_loader, start_trackers
+from .accelerator import make_accelerator, make_loader, start_trackers
+from .checkpoints import find_checkpoint, last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
 from .data import load_rows, pixel_dataset
+from .failures import explain_failures
 from .optimization import SCHEDULES, make_optimizer, make_schedule
-from .outputs import claim_output_dir, write_json
-from .validation import check_choice, check_not_negative, check_positive
+from .outputs import hold_output_dir, write_json
+from .randomness import CODES, key_seed
+from .recipe import check_recipe
+from .resumable_run import ResumableRun
+from .validation import check_choice, check_not_negative, check_positive, check_resume
 
 
 @dataclass(kw_only=True)
@@ -45,21 +51,30 @@ class TokenizerTrainingConfig:
     warmup_steps: int = field(default=500, metadata={"help": "steps of linear warm-up"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay of matrices"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    max_skipped_steps: int = field(
+        default=100, metadata={"help": "steps without a finite gradient, one after another, that are skipped"}
+    )
     commitment_weight: float = field(default=1.0, metadata={"help": "weight of the codebook and commitment loss"})
     restart_steps: int = field(default=100, metadata={"help": "unused codes start over every so many steps"})
     seed: int = field(default=0, metadata={"help": "seed of weights, shuffling and restarts"})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     num_workers: int = field(default=0, metadata={"help": "processes that read pictures"})
     logging_steps: int = field(default=50, metadata={"help": "steps between two log lines"})
+    checkpointing_steps: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
+    checkpoints_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
     report_to: str = field(default="none", metadata={"help": "tracker: none, tensorboard, wandb, ..."})
+    resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
     overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
 
     def __post_init__(self):
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "batch_size", "max_steps")
         check_positive(self, "learning_rate", "max_grad_norm", "restart_steps", "logging_steps")
+        check_positive(self, "checkpointing_steps", "checkpoints_total_limit")
         check_not_negative(self, "warmup_steps", "weight_decay", "commitment_weight", "num_workers")
+        check_not_negative(self, "max_skipped_steps")
         check_choice(self, "lr_schedule", tuple(SCHEDULES))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
+        check_resume(self)
         if not self.block_out_channels or min(self.block_out_channels) < 1:
             raise ValueError(f"`block_out_channels`: {self.block_out_channels} was given; all must be above 0")
         if self.codebook_size > 65_536:
@@ -97,73 +112,103 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     """Train a tokenizer and write it as a folder for `VQModel.from_pretrained`.
 
     Loss: absolute plus squared error of the pixels, plus the codebook and commitment loss of van den Oord et al.
-    2017, equation 3, as `diffusers` computes it.
+    2017, equation 3, as `diffusers` computes it. A run that is resumed ends with the same weights as one that was
+    never stopped. The folder also holds `metrics.jsonl`, `run.json` and checkpoints.
 
     Returns:
         `{"psnr": dB on the validation split, "used_codes": entries it uses}`, also written to `metrics.json`; empty
         without a validation split.
 
     Raises:
-        ValueError: the data, a column or the output folder is not usable.
+        ValueError: the data, a column, a tracker, the output folder or the checkpoint is not usable, or the run cannot
+            go on for want of memory, of room on the disk or of finite gradients.
+        Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
+    folder = Path(config.output_dir).expanduser()
     accelerator = make_accelerator(config)
     set_seed(config.seed)
-    train_loader, validation_loader = _loaders(config)
-    folder = claim_output_dir(accelerator, config, "train-tokenizer")
-    start_trackers(accelerator, config, "randar-tokenizer")
-
-    vqvae = build_tokenizer(config)
-    optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
-    schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
-    model, optimizer, train_loader = accelerator.prepare(vqvae, optimizer, train_loader)
-    _fit(config, accelerator, model, optimizer, schedule, train_loader)
-
-    metrics = {}
-    if validation_loader is not None:
-        metrics = evaluate_tokenizer(accelerator, model, accelerator.prepare(validation_loader))
-        accelerator.log(metrics, step=config.max_steps)
-    _save(accelerator, model, folder, metrics)
-    accelerator.end_training()
+    train_loader, validation_loader = _loaders(config, accelerator.num_processes)
+    checkpoint = config.resume and find_checkpoint(config.resume, folder)
+    if checkpoint:
+        check_recipe(checkpoint, config, accelerator.num_processes, TokenizerRun.command)
+    with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
+        run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
+        with hold_output_dir(accelerator, config, run.command, resume=bool(checkpoint)):
+            start_trackers(accelerator, config, "randar-tokenizer")
+            if checkpoint:
+                run.load(checkpoint)
+            run.fit()
+            metrics = run.finish(validation_loader)
+            accelerator.end_training()
     return metrics
 
 
-def _loaders(config: TokenizerTrainingConfig):
+def _loaders(config: TokenizerTrainingConfig, num_processes: int):
     def loader(split, shuffle):
         rows = load_rows(config.dataset, split, config.dataset_config)
         pixels = pixel_dataset(rows, config.image_column, config.image_size)
-        return make_loader(pixels, config.batch_size, config.num_workers, shuffle)
+        return make_loader(pixels, config.batch_size, config.num_workers, shuffle, num_processes)
 
     return loader(config.train_split, True), config.validation_split and loader(config.validation_split, False)
 
 
-def _fit(config, accelerator, model, optimizer, schedule, loader) -> None:
-    """Run the steps: forward, loss, backward, clip, step, look after the codebook, log."""
-    model.train()
-    vqvae = accelerator.unwrap_model(model)
-    progress = tqdm(total=config.max_steps, desc="tokenizer")
-    batches = endless_batches(loader)
-    for step, (_, _, batch) in zip(range(1, config.max_steps + 1), batches, strict=False):
+class TokenizerRun(ResumableRun):
+    """A run of `train-tokenizer`: a tokenizer on pictures."""
+
+    command = "train-tokenizer"
+
+    def __init__(self, config: TokenizerTrainingConfig, accelerator: Accelerator, vqvae: VQModel, loader):
+        optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
+        schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
+        super().__init__(config, accelerator, *accelerator.prepare(vqvae, optimizer), schedule)
+        self.vqvae = vqvae
+        self.loader = accelerator.prepare(loader)
+        self.keeper = CodebookKeeper(vqvae)
+        accelerator.register_for_checkpointing(self.keeper)
+
+    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor:
+        """One step: the codebook's beginning, if it is the first, then forward, loss, gradient and update."""
         pixels = batch["pixels"]  # (B, 3, H, W)
-        if step == 1:
-            seed_codebook(vqvae, pixels)
-            keeper = CodebookKeeper(vqvae)
-        output = model(pixels)
+        if self.progress.step == 0:
+            seed_codebook(self.vqvae, pixels, self.accelerator, self._generator())
+        output = self.model(pixels)
         difference = output.sample.float() - pixels
         reconstruction = difference.abs().mean() + difference.square().mean()
-        accelerator.backward(reconstruction + config.commitment_weight * output.commit_loss)
-        gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        self.losses.append(torch.stack([reconstruction, output.commit_loss]).detach())
+        return self.update(reconstruction + self.config.commitment_weight * output.commit_loss)
+
+    def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
+        """Look after the codebook, log and save when it is time."""
+        config, step = self.config, self.progress.step
         if step % config.restart_steps == 0 and step < 0.8 * config.max_steps:
-            keeper.replace_unused(accelerator)
-        progress.update()
-        if step % config.logging_steps == 0:
-            progress.set_postfix(reconstruction=f"{reconstruction.item():.4f}")
-            losses = {"reconstruction": reconstruction.item(), "commitment": output.commit_loss.item()}
-            rates = {"gradient_norm": gradient_norm.item(), "learning_rate": schedule.get_last_lr()[0]}
-            accelerator.log(losses | rates, step=step)
-    progress.close()
+            self.keeper.replace_unused(self.accelerator, self._generator())
+        if self.is_time(config.logging_steps):
+            reconstruction, commitment = self.mean_losses().tolist()
+            self.log_training({"reconstruction": reconstruction, "commitment": commitment}, gradient_norm)
+            bar.set_postfix(reconstruction=f"{reconstruction:.4f}")
+        if self.is_time(config.checkpointing_steps):
+            self.save()
+
+    def save(self) -> None:
+        self.keeper.share_used(self.accelerator)  # a checkpoint holds what the first process knows
+        super().save()
+
+    def finish(self, validation_loader) -> dict:
+        """Measure the tokenizer, if there is something to measure it on, and write it to the output folder."""
+        metrics = {}
+        if validation_loader is not None:
+            metrics = evaluate_tokenizer(self.accelerator, self.model, self.accelerator.prepare(validation_loader))
+            self.log(metrics)
+        if self.accelerator.is_main_process:
+            self.vqvae.save_pretrained(self.folder)
+            if metrics:
+                write_json(self.folder / "metrics.json", metrics)
+        self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _generator(self) -> torch.Generator:
+        """What the codebook draws from after the steps done so far, so that a resumed run draws the same."""
+        return torch.Generator().manual_seed(key_seed(self.config.seed, self.progress.step, CODES))
 
 
 @torch.no_grad()
@@ -181,11 +226,3 @@ def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict
         used += torch.bincount(tokens.flatten(), minlength=len(used))
     psnr = 10 * torch.log10(4 / torch.cat(errors).clamp(min=1e-12))  # pixels span 2, so the peak's square is 4
     return {"psnr": psnr.mean().item(), "used_codes": int((accelerator.reduce(used) > 0).sum())}
-
-
-def _save(accelerator, model, folder: Path, metrics: dict) -> None:
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder)
-        if metrics:
-            write_json(folder / "metrics.json", metrics)
-    accelerator.wait_for_everyone()

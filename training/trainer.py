@@ -1,41 +1,39 @@
 """`randar-hf train`: RandAR on rows of tokens, by Algorithm A of its paper, or RAR, annealed to one order."""
 
-import json
-import math
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from diffusers.training_utils import EMAModel
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from randar_hf.orders import make_order
 
-from .accelerator import endless_batches, make_accelerator, make_loader, start_trackers
-from .checkpoints import Progress, find_checkpoint, last_checkpoint, load_checkpoint, save_checkpoint
+from .accelerator import make_accelerator, make_loader, start_trackers
+from .checkpoints import find_checkpoint, last_checkpoint
 from .data import load_rows
-from .failures import TrainingError, explain_failures
+from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
 from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
 from .model_making import make_model, make_model_config
-from .optimization import StepGuard, make_optimizer, make_schedule
-from .outputs import drop_torn_line, hold_output_dir
+from .optimization import make_optimizer, make_schedule
+from .outputs import hold_output_dir
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
 from .recipe import check_recipe
-from .sharding import check_sharding, gather_model, whole_tensor
-from .signals import Interrupted, StopSignals
+from .resumable_run import ResumableRun
+from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .token_data import load_tokenizer, token_dataset
 from .training_config import TrainingConfig
+
+
+MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or turn on `activation_checkpointing`"
 
 
 def train(config: TrainingConfig) -> Path:
@@ -68,13 +66,13 @@ def train(config: TrainingConfig) -> Path:
     model_config = make_model_config(config, train_rows, vqvae, pretrained)
     checkpoint = config.resume and find_checkpoint(config.resume, folder)
     if checkpoint:
-        check_recipe(checkpoint, config, accelerator.num_processes)
+        check_recipe(checkpoint, config, accelerator.num_processes, Trainer.command)
     if config.push_to_hub is not None:
         prepare_repository(accelerator, config.push_to_hub)
-    with explain_failures(config.output_dir, config.batch_size, partial(last_checkpoint, folder)):
+    with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
         model = make_model(config, model_config, pretrained)
         trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
-        with hold_output_dir(accelerator, config, "train", resume=bool(checkpoint)):
+        with hold_output_dir(accelerator, config, Trainer.command, resume=bool(checkpoint)):
             start_trackers(accelerator, config, config.model_type)
             if checkpoint:
                 trainer.load(checkpoint)
@@ -84,22 +82,18 @@ def train(config: TrainingConfig) -> Path:
     return folder
 
 
-class Trainer:
-    """A run: model, optimizer, schedule, data and progress, and the steps that move it on."""
+class Trainer(ResumableRun):
+    """A run of `train`: models on rows of tokens."""
+
+    command = "train"
 
     def __init__(self, config, accelerator: Accelerator, model, train_rows, validation_rows, vqvae):
-        self.config, self.accelerator, self.vqvae = config, accelerator, vqvae
-        self.folder = Path(config.output_dir).expanduser()
+        self.vqvae = vqvae
         self.grid = model.config.grid
         self.annealing = config.annealing
-        self.progress = Progress()
-        self.losses = []  # of the micro-steps since the last log line; they stay on the device
-        self.saved_step = None
         self.class_dropout = model.config.class_dropout
-        self.model, self.optimizer, self.schedule = self._prepare(model)
-        accelerator.register_for_checkpointing(self.schedule)
+        super().__init__(config, accelerator, *_prepare(config, accelerator, model))
         self.ema = self._make_ema()
-        self.guard = StepGuard(self.optimizer.optimizer, accelerator.device)
         self.loader = accelerator.prepare(self._training_loader(train_rows))
         self.validation_loader = validation_rows and accelerator.prepare(self._validation_loader(validation_rows))
         self.throughput = self._make_throughput()
@@ -115,42 +109,13 @@ class Trainer:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from a checked checkpoint."""
-        progress = self.progress = load_checkpoint(self.accelerator, checkpoint)
-        self.saved_step = progress.step
-        self.guard = StepGuard(
-            self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
-        )
-        for group in self.optimizer.param_groups:
-            group["fused"] = True  # older checkpoints say otherwise
+        super().load(checkpoint)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
-        if self.accelerator.is_main_process:
-            drop_torn_line(self.folder / "metrics.jsonl")
 
     def fit(self) -> None:
-        """Take steps until `max_steps`, or until a signal asks to stop."""
-        config, progress = self.config, self.progress
-        if progress.step >= config.max_steps:
-            return
-        self.model.train()
         self.throughput.run()
-        bar = tqdm(total=config.max_steps, initial=progress.step, desc="train")
-        walk = endless_batches(self.loader, progress.epoch, progress.batch)
-        with bar, StopSignals(self.accelerator) as signals, closing(walk) as batches:
-            for epoch, number, batch in batches:
-                gradient_norm = self.micro_step(batch, epoch)
-                progress.epoch, progress.batch = epoch, number + 1
-                if not self.accelerator.sync_gradients:
-                    continue
-                progress.step += 1
-                bar.update()
-                self.after_step(gradient_norm, bar)
-                if progress.step == config.max_steps:
-                    break
-                if stopped_by := signals.agreed(progress.step):
-                    bar.close()
-                    self.stop(stopped_by)
+        super().fit()
 
     def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
         """Algorithm A on one batch: an order per picture, the loss, its gradient, and a step when enough are summed.
@@ -158,16 +123,11 @@ class Trainer:
         Args:
             batch: of `KeyedSamples`.
             epoch: which pass over the data.
-
-        Returns:
-            The norm of the gradient before clipping, when the optimizer stepped.
         """
-        accelerator, config = self.accelerator, self.config
-        seed_masks(config.seed, epoch, batch["index"][0])
+        seed_masks(self.config.seed, epoch, batch["index"][0])
         tokens, chances = batch["tokens"], batch["chances"]  # (B, N), (B, 2)
         order = self.annealing.choose_orders(self.progress.step, batch["orders"], chances[:, 0])  # (B, N)
-        gradient_norm = None
-        with accelerator.accumulate(self.model):
+        with self.accelerator.accumulate(self.model):
             output = self.model(
                 input_ids=tokens,
                 class_labels=batch["label"],
@@ -176,86 +136,26 @@ class Trainer:
                 dropped_classes=chances[:, 1] < self.class_dropout,
                 return_logits=False,
             )
-            accelerator.backward(output.loss)
-            if accelerator.sync_gradients:
-                gradient_norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-                gradient_norm = whole_tensor(gradient_norm)
-                self.guard.check(gradient_norm)
-            self.optimizer.step()
-            if accelerator.sync_gradients:
-                self.schedule.step()
-                if self.ema is not None:
-                    self.ema.step(self.trained_parameters)
-            self.optimizer.zero_grad()
+            gradient_norm = self.update(output.loss)
+            if gradient_norm is not None and self.ema is not None:
+                self.ema.step(self.trained_parameters)
         self.losses.append(output.loss.detach())
-        self.throughput.images += len(tokens) * accelerator.num_processes
+        self.throughput.images += len(tokens) * self.accelerator.num_processes
         return gradient_norm
 
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Log, validate, preview and save when it is time."""
-        config, step = self.config, self.progress.step
-        last = step == config.max_steps
-        if last or step % config.logging_steps == 0:
-            bar.set_postfix(loss=f"{self.log_training(gradient_norm):.4f}")
+        if self.is_time(self.config.logging_steps):
+            loss = self.mean_losses().item()
+            annealing = {"random_ratio": self.random_ratio} if self.annealing.is_on else {}
+            self.log_training({"loss": loss}, gradient_norm, **annealing, **self.throughput.read())
+            bar.set_postfix(loss=f"{loss:.4f}")
         self.throughput.pause()
-        if last or step % config.validation_steps == 0:
+        if self.is_time(self.config.validation_steps):
             self.validate()
-        if last or step % config.checkpointing_steps == 0:
+        if self.is_time(self.config.checkpointing_steps):
             self.save()
         self.throughput.run()
-
-    def log_training(self, gradient_norm: torch.Tensor) -> float:
-        """Log the mean loss since the last line and what the last step was taken with.
-
-        Returns:
-            The loss in nats, of micro-steps with a finite one.
-
-        Raises:
-            TrainingError: too many steps were skipped, one after another.
-        """
-        losses = torch.stack(self.losses)
-        self.losses.clear()
-        loss = self.accelerator.reduce(losses[losses.isfinite()].mean(), "mean").item()
-        skipped, in_a_row = self.guard.read()
-        annealing = {"random_ratio": self.random_ratio} if self.annealing.is_on else {}
-        values = {"loss": loss, "gradient_norm": gradient_norm.item(), "learning_rate": self.schedule.get_last_lr()[0]}
-        self.log({**values, **annealing, "skipped_steps": skipped, **self.throughput.read()})
-        if in_a_row > self.config.max_skipped_steps:
-            raise TrainingError(
-                f"`max_skipped_steps`: the gradients of the last {in_a_row} steps were not finite, and at most "
-                f"{self.config.max_skipped_steps} are skipped one after another; a lower `learning_rate` or a longer "
-                "warm-up may help"
-            )
-        return loss
-
-    def log(self, values: dict) -> None:
-        """Hand `values` to the tracker and append them to `metrics.jsonl`, null for those that are not finite."""
-        self.accelerator.log(values, step=self.progress.step)
-        if self.accelerator.is_main_process:
-            line = {"step": self.progress.step, "epoch": self.progress.epoch, **values}
-            line = {name: value if math.isfinite(value) else None for name, value in line.items()}
-            with open(self.folder / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def save(self) -> None:
-        """Save a checkpoint."""
-        self.progress.skipped_steps, self.progress.skipped_in_a_row = self.guard.read()
-        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit)
-        self.saved_step = self.progress.step
-
-    def stop(self, number: int) -> None:
-        """Save a checkpoint, say how to go on, and leave."""
-        if self.saved_step != self.progress.step:
-            self.save()
-        if self.accelerator.is_main_process:
-            name, output_dir = signal.Signals(number).name, self.config.output_dir
-            print(
-                f"randar-hf train: stopped by {name} with checkpoint-{self.progress.step} in {output_dir!r}; "
-                "give the same command with `--resume latest` to go on",
-                file=sys.stderr,
-            )
-        self.accelerator.end_training()
-        raise Interrupted(number)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -333,15 +233,6 @@ class Trainer:
         """The model as it was before it was prepared, with its adapter if it has one."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
-    def _prepare(self, model):
-        """The model, its optimizer and its schedule, the first two of them prepared."""
-        config = self.config
-        betas, decay_embeddings = (config.adam_beta1, config.adam_beta2), config.model_type == "randar"
-        optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas, decay_embeddings)
-        steps = (config.warmup_steps, config.max_steps)
-        schedule = make_schedule(config.lr_schedule, optimizer, *steps, config.final_learning_rate, config.decay_start)
-        return *self.accelerator.prepare(model, optimizer), schedule
-
     def _make_ema(self) -> EMAModel | None:
         """The moving average of the weights, part of the checkpoints, if it was asked for."""
         if self.config.ema_decay is None:
@@ -369,3 +260,12 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed)
         order = make_order(self.annealing.order, *self.grid, batch_size=len(rows), generator=generator)
         return make_loader(TensorDataset(columns["tokens"], columns["label"], order), self.config.batch_size)
+
+
+def _prepare(config: TrainingConfig, accelerator: Accelerator, model):
+    """The model, its optimizer and its schedule, the first two of them prepared."""
+    betas, decay_embeddings = (config.adam_beta1, config.adam_beta2), config.model_type == "randar"
+    optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas, decay_embeddings)
+    steps = (config.warmup_steps, config.max_steps)
+    schedule = make_schedule(config.lr_schedule, optimizer, *steps, config.final_learning_rate, config.decay_start)
+    return *accelerator.prepare(model, optimizer), schedule

@@ -8,7 +8,7 @@ from randar_hf.orders import ORDER_NAMES
 
 from .annealing import Annealing
 from .optimization import ALL_SCHEDULES
-from .validation import check_choice, check_fraction, check_not_negative, check_positive
+from .validation import check_choice, check_fraction, check_not_negative, check_positive, check_resume
 
 
 MODELS = {"randar": RandARForCausalLM, "rar": RARForCausalLM}
@@ -136,8 +136,7 @@ class TrainingConfig:
         check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         self._check_schedule()
-        if self.resume and self.overwrite:
-            raise ValueError("`resume`, `overwrite`: both were given; a run is either continued or started over")
+        check_resume(self)
         check_choice(self, "model_type", tuple(MODELS))
         self._check_model_fields()
         self._check_fine_tuning()

@@ -30,3 +30,9 @@ def check_choice(config, name: str, allowed: tuple) -> None:
     value = getattr(config, name)
     if value not in allowed:
         raise ValueError(f"`{name}`: {value!r} was given; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def check_resume(config) -> None:
+    """Raise a `ValueError` if a run is both to be continued and to be started over."""
+    if config.resume and config.overwrite:
+        raise ValueError("`resume`, `overwrite`: both were given; a run is either continued or started over")

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): the words of the command line; `sys.argv` by default.
 
     Returns:
-        `int`: 0 on success, 2 for wrong input, after one line on stderr.
+        `int`: 0 on success; after one line on stderr 2 for wrong input, 130 for Ctrl-C.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"randar-hf {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"randar-hf {options.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

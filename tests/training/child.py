@@ -11,9 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from randar_hf import RandARForCausalLM
-from randar_hf.training import TrainingConfig
+from randar_hf.training import TokenizerTrainingConfig, TrainingConfig
 from randar_hf.training.checkpoints import list_checkpoints
 from randar_hf.training.outputs import RUN_FILE
+from randar_hf.training.tokenizer_training import train_tokenizer
 from randar_hf.training.trainer import train
 
 
@@ -28,17 +29,19 @@ def run(
     watch: str | None = None,
     sharding: dict | None = None,
     nan_at: int | None = None,
+    tokenizer: bool = False,
 ) -> None:
     """Train, or go on with what the output folder holds.
 
     Args:
-        settings: of `TrainingConfig`.
+        settings: of `TrainingConfig`, or of `TokenizerTrainingConfig`.
         log: file for what is printed.
         environment: variables to set.
         kill_at: die when a file in the output folder is about to be used for the `kill_at`-th time.
         watch: folder for a file per process, with a line for each batch that the model is trained on.
         sharding: variables that make accelerate share the weights between the processes.
         nan_at: the step whose gradients are not finite.
+        tokenizer: train a tokenizer.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -58,7 +61,10 @@ def run(
         settings = {**settings, "resume": "latest"}
     elif (folder / RUN_FILE).is_file():
         settings = {**settings, "overwrite": True}
-    train(TrainingConfig(**settings))
+    if tokenizer:
+        train_tokenizer(TokenizerTrainingConfig(**settings))
+    else:
+        train(TrainingConfig(**settings))
 
 
 def kill_self(kill_at: int, folder: str) -> None:

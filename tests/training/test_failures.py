@@ -204,12 +204,12 @@ def test_too_little_memory(settings, monkeypatch, capsys, error):
 
 def test_other_errors_pass_as_they_are():
     for error in (RuntimeError("shapes"), OSError(errno.EPERM, "no")):
-        with pytest.raises(type(error)) as raised, explain_failures("run", 1, str):
+        with pytest.raises(type(error)) as raised, explain_failures("run", 1, "lower it", str):
             raise error
         assert raised.value is error
 
 
 def test_memory_that_really_is_too_small(settings):
     with pytest.raises(TrainingError, match="`batch_size`: 4 was given, for which the memory is too small"):
-        with explain_failures("run", 4, str):
+        with explain_failures("run", 4, "lower it", str):
             torch.empty(2**50, dtype=torch.float64)

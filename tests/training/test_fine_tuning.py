@@ -249,8 +249,11 @@ def test_what_does_not_fit_the_pretrained_model_is_named(settings, pretrain, ove
 
 
 def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`pretrained_model`: '.*nowhere' holds no model"):
+    with pytest.raises(FileNotFoundError, match="`pretrained_model`: there is no folder '.*nowhere'"):
         tune(settings, str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="`pretrained_model`: '.*empty' holds no model"):
+        tune(settings, str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="`pretrained_model`: '.*tokenizer' holds no model of ours"):
         tune(settings, str(tokenizer_folder))
     (tmp_path / "bert").mkdir()

@@ -1,13 +1,21 @@
 """Training of the tokenizer."""
 
+import shutil
+import signal
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import VQModel
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from randar_hf import vq
-from randar_hf.training import TokenizerTrainingConfig, train_tokenizer
+from randar_hf.training import TokenizerTrainingConfig, TrainingConfig, train, train_tokenizer
 from randar_hf.training.codebook import CodebookKeeper, seed_codebook
+from randar_hf.training.failures import TrainingError
 
 
 def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings, tmp_path):
@@ -37,11 +45,108 @@ def test_same_seed_gives_the_same_weights(image_folder, small_tokenizer_settings
     assert weights[0] == weights[1]
 
 
+@pytest.fixture
+def settings(image_folder, small_tokenizer_settings, tmp_path):
+    """Nine steps, with a checkpoint after every third and codes that start over after every other."""
+    changes = {"output_dir": str(tmp_path / "run"), "max_steps": 9, "checkpointing_steps": 3, "codebook_size": 64}
+    return {"dataset": str(image_folder), **small_tokenizer_settings, **changes, "logging_steps": 1}
+
+
+def weights_of(settings) -> dict:
+    return load_file(Path(settings["output_dir"]) / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(settings, read_metrics):
+    folder = Path(settings["output_dir"])
+    train_tokenizer(TokenizerTrainingConfig(**settings))
+    whole, rows = weights_of(settings), read_metrics(folder)
+    assert [row["step"] for row in rows] == list(range(1, 10))
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-9"]
+    for name in ("checkpoint-9", "diffusion_pytorch_model.safetensors", "metrics.jsonl"):
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    train_tokenizer(TokenizerTrainingConfig(**settings, resume="latest"))
+    assert_close(weights_of(settings), whole, rtol=0, atol=0)
+    assert read_metrics(folder) == rows[6:]
+
+
+def test_uses_of_codes_are_part_of_a_checkpoint(settings):
+    settings |= {"restart_steps": 5, "max_steps": 7, "checkpoints_total_limit": 3}
+    train_tokenizer(TokenizerTrainingConfig(**settings))
+    whole = weights_of(settings)
+    train_tokenizer(TokenizerTrainingConfig(**settings, resume="checkpoint-3"))
+    assert_close(weights_of(settings), whole, rtol=0, atol=0)
+
+
+def test_killed_runs_end_as_an_undisturbed_one(start_training, settings, tmp_path):
+    whole = {**settings, "output_dir": str(tmp_path / "whole")}
+    train_tokenizer(TokenizerTrainingConfig(**whole))
+    for kill_at in (15, 40, None):
+        (process,) = start_training(settings, kill_at=kill_at, tokenizer=True)
+        process.join()
+        assert process.exitcode == (0 if kill_at is None else -signal.SIGKILL)
+    assert_close(weights_of(settings), weights_of(whole), rtol=0, atol=0)
+
+
+def test_a_signal_saves_and_says_how_to_go_on(start_training, settings, tmp_path):
+    settings |= {"max_steps": 100_000, "checkpointing_steps": 2}
+    (process,) = start_training(settings, tokenizer=True)
+    while not list(Path(settings["output_dir"]).glob("checkpoint-*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert "randar-hf train-tokenizer: stopped by SIGTERM with checkpoint-" in (tmp_path / "log").read_text()
+
+
+def test_two_processes_train_the_same_tokenizer(start_training, settings, tmp_path, read_metrics):
+    whole = {**settings, "output_dir": str(tmp_path / "whole")}
+    train_tokenizer(TokenizerTrainingConfig(**whole))
+    for process in (group := start_training({**settings, "batch_size": 2}, processes=2, tokenizer=True)):
+        process.join()
+    assert [process.exitcode for process in group] == [0, 0]
+    for row, other in zip(read_metrics(settings["output_dir"]), read_metrics(whole["output_dir"]), strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    name = "quantize.embedding.weight"
+    assert_close(weights_of(settings)[name], weights_of(whole)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_too_many_end_the_run(settings, monkeypatch, read_metrics):
+    forward, steps = VQModel.forward, iter(range(1, 100))
+
+    def spoiled(self, pixels):
+        output = forward(self, pixels)
+        output.commit_loss = output.commit_loss * (float("nan") if next(steps) in (2, 3, *range(10, 14)) else 1)
+        return output
+
+    monkeypatch.setattr(VQModel, "forward", spoiled)
+    train_tokenizer(TokenizerTrainingConfig(**settings, max_skipped_steps=2))
+    rows = read_metrics(Path(settings["output_dir"]))
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 2, 2, 2, 2, 2, 2, 2]
+    assert all(weight.isfinite().all() for weight in weights_of(settings).values())
+    with pytest.raises(
+        TrainingError, match="`max_skipped_steps`: the gradients of the last 3 .*; there is no checkpo"
+    ):
+        train_tokenizer(TokenizerTrainingConfig(**settings, max_skipped_steps=2, overwrite=True))
+
+
+def test_a_run_is_resumed_with_its_own_settings_alone(settings, token_folder):
+    train_tokenizer(TokenizerTrainingConfig(**settings))
+    resume = {"resume": "latest"}
+    with pytest.raises(ValueError, match="`code_dim`: 3 was given; it must be 2; `seed`: 1 was given; it must be 0"):
+        train_tokenizer(TokenizerTrainingConfig(**{**settings, "code_dim": 3, "seed": 1}, **resume))
+    with pytest.raises(ValueError, match="`resume`: .*checkpoint-9' is a run of `randar-hf train-tokenizer`"):
+        train(TrainingConfig(dataset=str(token_folder), output_dir=settings["output_dir"], **resume))
+    with pytest.raises(ValueError, match="`resume`, `overwrite`: both were given"):
+        TokenizerTrainingConfig(**settings, overwrite=True, **resume)
+
+
 def test_codebook_starts_from_encoder_outputs_and_unused_codes_start_over():
     torch.manual_seed(0)
     vqvae = VQModel(block_out_channels=(4,), norm_num_groups=4, latent_channels=2, num_vq_embeddings=8, sample_size=4)
     pixels = torch.rand(4, 3, 4, 4) * 2 - 1
-    seed_codebook(vqvae, pixels)
+    generator, accelerator = torch.Generator().manual_seed(0), Accelerator()
+    seed_codebook(vqvae, pixels, accelerator, generator)
     latents = vqvae.encode(pixels).latents.movedim(1, -1).flatten(0, -2)  # (64, 2)
     codebook = vqvae.quantize.embedding.weight
     assert torch.cdist(codebook, latents).min(dim=1).values.max() < 0.1 * latents.std()
@@ -49,7 +154,7 @@ def test_codebook_starts_from_encoder_outputs_and_unused_codes_start_over():
     keeper = CodebookKeeper(vqvae)
     codebook.data[5] = 1000.0
     vqvae.train()(pixels)
-    keeper.replace_unused(Accelerator())
+    keeper.replace_unused(accelerator, generator)
     assert torch.cdist(codebook, latents).min(dim=1).values.max() < 0.1 * latents.std()
 
 

@@ -1,0 +1,169 @@
+"""A run of optimizer steps of which nothing is lost: it logs, saves, stops at a signal and goes on where it was."""
+
+import json
+import math
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
+
+from .accelerator import endless_batches
+from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .failures import TrainingError
+from .optimization import StepGuard
+from .outputs import drop_torn_line
+from .sharding import whole_tensor
+from .signals import Interrupted, StopSignals
+
+
+class ResumableRun:
+    """Model, optimizer, schedule, data and progress, and the steps that move them on.
+
+    A subclass names its `command`, sets `loader`, registers with the accelerator what else a checkpoint has to hold,
+    and has `micro_step` and `after_step`.
+
+    Args:
+        config: the settings of the run.
+        accelerator: that prepared what follows.
+        model: prepared.
+        optimizer: prepared; AdamW with `fused=True`.
+        schedule: not prepared, since it counts optimizer steps whatever the number of processes.
+    """
+
+    command: str
+
+    def __init__(self, config, accelerator: Accelerator, model, optimizer, schedule):
+        self.config, self.accelerator = config, accelerator
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.folder = Path(config.output_dir).expanduser()
+        self.progress = Progress()
+        self.saved_step = None
+        self.losses = []  # of the micro-steps since the last log line; they stay on the device
+        self.guard = StepGuard(optimizer.optimizer, accelerator.device)
+        accelerator.register_for_checkpointing(schedule)
+
+    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
+        """Train on one batch.
+
+        Returns:
+            The norm of the gradient before clipping, when the optimizer stepped.
+        """
+        raise NotImplementedError
+
+    def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
+        """Log and save when it is time."""
+        raise NotImplementedError
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from a checked checkpoint."""
+        progress = self.progress = load_checkpoint(self.accelerator, checkpoint)
+        self.saved_step = progress.step
+        self.guard = StepGuard(
+            self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
+        )
+        for group in self.optimizer.param_groups:
+            group["fused"] = True  # older checkpoints say otherwise
+        if self.accelerator.is_main_process:
+            drop_torn_line(self.folder / "metrics.jsonl")
+
+    def fit(self) -> None:
+        """Take steps until `max_steps`, or until a signal asks to stop."""
+        config, progress = self.config, self.progress
+        if progress.step >= config.max_steps:
+            return
+        self.model.train()
+        bar = tqdm(total=config.max_steps, initial=progress.step, desc=self.command)
+        walk = endless_batches(self.loader, progress.epoch, progress.batch)
+        with bar, StopSignals(self.accelerator) as signals, closing(walk) as batches:
+            for epoch, number, batch in batches:
+                gradient_norm = self.micro_step(batch, epoch)
+                progress.epoch, progress.batch = epoch, number + 1
+                if not self.accelerator.sync_gradients:
+                    continue
+                progress.step += 1
+                bar.update()
+                self.after_step(gradient_norm, bar)
+                if progress.step == config.max_steps:
+                    break
+                if stopped_by := signals.agreed(progress.step):
+                    bar.close()
+                    self.stop(stopped_by)
+
+    def update(self, loss: torch.Tensor) -> torch.Tensor | None:
+        """The gradient of a loss and, when enough are summed, a step of the optimizer and the schedule.
+
+        Returns:
+            The norm of the gradient before clipping, when the optimizer stepped.
+        """
+        accelerator = self.accelerator
+        accelerator.backward(loss)
+        gradient_norm = None
+        if accelerator.sync_gradients:
+            gradient_norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            gradient_norm = whole_tensor(gradient_norm)
+            self.guard.check(gradient_norm)
+        self.optimizer.step()
+        if accelerator.sync_gradients:
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        return gradient_norm
+
+    def is_time(self, steps: int) -> bool:
+        """Whether something is due that is done every so many steps, and after the last one."""
+        return self.progress.step % steps == 0 or self.progress.step == self.config.max_steps
+
+    def mean_losses(self) -> torch.Tensor:
+        """The mean of the finite ones among the `losses` of all processes, which are then forgotten."""
+        losses = torch.stack(self.losses)  # (M, ...)
+        self.losses.clear()
+        is_finite = losses.isfinite()
+        return self.accelerator.reduce(losses.where(is_finite, 0).sum(0) / is_finite.sum(0), "mean")
+
+    def log_training(self, losses: dict[str, float], gradient_norm: torch.Tensor, **values: float) -> None:
+        """Log losses and what the last step was taken with.
+
+        Raises:
+            TrainingError: too many steps were skipped, one after another.
+        """
+        skipped, in_a_row = self.guard.read()
+        rates = {"gradient_norm": gradient_norm.item(), "learning_rate": self.schedule.get_last_lr()[0]}
+        self.log({**losses, **rates, "skipped_steps": skipped, **values})
+        if in_a_row > self.config.max_skipped_steps:
+            raise TrainingError(
+                f"`max_skipped_steps`: the gradients of the last {in_a_row} steps were not finite, and at most "
+                f"{self.config.max_skipped_steps} are skipped one after another; a lower `learning_rate` or a longer "
+                "warm-up may help"
+            )
+
+    def log(self, values: dict) -> None:
+        """Hand `values` to the tracker and append them to `metrics.jsonl`, null for those that are not finite."""
+        self.accelerator.log(values, step=self.progress.step)
+        if self.accelerator.is_main_process:
+            line = {"step": self.progress.step, "epoch": self.progress.epoch, **values}
+            line = {name: value if math.isfinite(value) else None for name, value in line.items()}
+            with open(self.folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Save a checkpoint."""
+        self.progress.skipped_steps, self.progress.skipped_in_a_row = self.guard.read()
+        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit)
+        self.saved_step = self.progress.step
+
+    def stop(self, number: int) -> None:
+        """Save a checkpoint, say how to go on, and leave."""
+        if self.saved_step != self.progress.step:
+            self.save()
+        if self.accelerator.is_main_process:
+            name, output_dir = signal.Signals(number).name, self.config.output_dir
+            print(
+                f"randar-hf {self.command}: stopped by {name} with checkpoint-{self.progress.step} in {output_dir!r}; "
+                "give the same command with `--resume latest` to go on",
+                file=sys.stderr,
+            )
+        self.accelerator.end_training()
+        raise Interrupted(number)
