@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from randar_hf import RandARForCausalLM, RARForCausalLM
@@ -248,12 +249,12 @@ def test_what_does_not_fit_the_pretrained_model_is_named(settings, pretrain, ove
     assert not Path(settings["output_dir"]).exists()
 
 
-def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_folder, tmp_path):
+def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="`pretrained_model`: there is no folder '.*nowhere'"):
         tune(settings, str(tmp_path / "nowhere"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="`pretrained_model`: '.*empty' holds no model"):
-        tune(settings, str(tmp_path / "empty"))
+    with pytest.raises(FileNotFoundError, match="`pretrained_model`: 'nobody/nothing' holds no model: "):
+        tune(settings, "nobody/nothing")
     with pytest.raises(ValueError, match="`pretrained_model`: '.*tokenizer' holds no model of ours"):
         tune(settings, str(tokenizer_folder))
     (tmp_path / "bert").mkdir()
