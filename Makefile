@@ -1,7 +1,8 @@
-# `make` sets up .venv with the tested versions and runs the demo; `make test` runs the tests.
+# `make` sets up .venv with the tested versions and runs the demo; `make test` runs the tests in JOBS processes.
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,7 +18,7 @@ demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
 
 test: $(STAMPS)/test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 digits: $(STAMPS)/training
 	$(BIN)/python -m randar_hf.training.digits --output-dir runs/digits

@@ -14,7 +14,7 @@ TRAINING = [
     "scikit-learn>=1.9",
     "tensorboard>=2.21",
 ]
-TEST = ["pytest>=9.0", "scikit-learn>=1.9", "torchao>=0.18"]
+TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
 
 setup(
