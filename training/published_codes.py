@@ -53,19 +53,29 @@ def _class_number(folder: Path) -> int:
 def read_llamagen_codes(path: Path) -> Iterator[SourceRow]:
     """Rows of LlamaGen's folders `*_codes` and `*_labels`, by number.
 
-    A picture is `NUMBER.npy` in both, (1, A, N) and (1,) whole numbers.
+    A picture is `NUMBER.npy` in both, (1, A, N) and (1,) whole numbers. As in LlamaGen's own data set, a folder
+    `..._ten_crop` with a `..._ten_crop_105` beside it stands for both: a picture then has the crops of the two.
 
     Raises:
         ValueError: there are no such folders, or a picture lacks its label.
     """
+    codes, labels = _llamagen_folders(path)
+    second = path.with_name(path.name + "_105")
+    has_second = path.name.endswith("ten_crop") and second.is_dir()
+    folders = [codes, _llamagen_folders(second)[0]] if has_second else [codes]
+    for file in sorted(codes.glob("*.npy"), key=lambda file: int(file.stem)):
+        if not (label := labels / file.name).is_file():
+            raise ValueError(f"`dataset`: there is no {str(label)!r} for {str(file)!r}")
+        yield SourceRow([folder / file.name for folder in folders], int(np.load(label).item()), file.name)
+
+
+def _llamagen_folders(path: Path) -> tuple[Path, Path]:
+    """The folders of codes and of labels in `path`."""
     codes = sorted(path.glob("*_codes"))
     labels = codes and codes[0].with_name(codes[0].name.removesuffix("_codes") + "_labels")
     if len(codes) != 1 or not labels.is_dir():
         raise ValueError(f"`dataset`: {str(path)!r} must hold one folder *_codes, and *_labels beside it")
-    for file in sorted(codes[0].glob("*.npy"), key=lambda file: int(file.stem)):
-        if not (label := labels / file.name).is_file():
-            raise ValueError(f"`dataset`: there is no {str(label)!r} for {str(file)!r}")
-        yield SourceRow(file, int(np.load(label).item()), file.name)
+    return codes[0], labels
 
 
 def read_rar_codes(path: Path) -> Iterator[SourceRow]:
@@ -150,10 +160,12 @@ def _codes(row: SourceRow) -> tuple[int, np.ndarray]:
     """Label and tokens (A, N) of a row of any of the layouts."""
     if row.label is None:
         entry = json.loads(row.content)
-        label, codes = entry["class_id"], np.asarray(entry["tokens"])
+        label, arrays = entry["class_id"], [np.asarray(entry["tokens"])]
     else:
-        source = BytesIO(row.content) if isinstance(row.content, bytes) else row.content
-        label, codes = row.label, np.load(source)
+        sources = row.content if isinstance(row.content, list) else [row.content]
+        arrays = [np.load(BytesIO(source) if isinstance(source, bytes) else source) for source in sources]
+        label = row.label
+    codes = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
     if codes.dtype.kind not in "iu" or codes.size == 0:
         raise ValueError(f"its tokens are {codes.dtype}, not whole numbers")
-    return label, codes.reshape(-1, codes.shape[-1])
+    return label, codes

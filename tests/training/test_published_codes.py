@@ -96,6 +96,22 @@ def test_llamagen_folders(codes, tokenize, tmp_path):
     assert_same(rows, codes * 2)
 
 
+def test_llamagen_folders_with_crops_of_a_second_range(codes, tokenize, tmp_path):
+    second = [(label, tokens[::-1]) for label, tokens in codes]
+    write_llamagen(tmp_path / "flip_ten_crop", codes)
+    write_llamagen(tmp_path / "flip_ten_crop_105", second)
+    rows, _, _ = tokenize(tmp_path / "flip_ten_crop", "llamagen")
+    assert_same(rows, [(label, np.concatenate([tokens, tokens[::-1]])) for label, tokens in codes])
+
+
+def test_a_picture_without_its_second_crops_is_a_bad_one(codes, tokenize, tmp_path):
+    for name in ("ten_crop", "ten_crop_105"):
+        write_llamagen(tmp_path / name, codes)
+    (tmp_path / "ten_crop_105" / "imagenet48_codes" / "2.npy").unlink()
+    rows, _, _ = tokenize(tmp_path / "ten_crop", "llamagen", max_bad_images=1)
+    assert [label for label, _ in rows] == [label for index, (label, _) in enumerate(codes) if index != 2]
+
+
 def test_rar_lines(codes, tokenize, tmp_path):
     write_rar(tmp_path / "codes.jsonl", codes)
     rows, data, _ = tokenize(tmp_path / "codes.jsonl", "rar")
