@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import sys
+from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
 
 
-class ResumableRun:
+class ResumableRun(ABC):
     """Model, optimizer, schedule, data and progress, and the steps that move them on.
 
     A subclass names its `command`, sets `loader`, registers with the accelerator what else a checkpoint has to hold,
@@ -46,17 +47,17 @@ class ResumableRun:
         self.guard = StepGuard(optimizer.optimizer, accelerator.device)
         accelerator.register_for_checkpointing(schedule)
 
+    @abstractmethod
     def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
         """Train on one batch.
 
         Returns:
             The norm of the gradient before clipping, when the optimizer stepped.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Log and save when it is time."""
-        raise NotImplementedError
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a checked checkpoint."""
