@@ -43,3 +43,12 @@ def test_smaller_grids_are_refused():
 def test_two_frequencies_fit_the_published_models():
     assert num_fitting_frequencies(16, 64, 10000) == 2
     assert num_fitting_frequencies(4, 64, 10000) == 0
+
+
+@pytest.mark.parametrize(
+    ("side", "count"), [(6, 0), (7, 1), (19, 1), (20, 2), (62, 2), (63, 3), (198, 3), (199, 4), (10**6, 4)]
+)
+def test_frequencies_fit_from_the_side_that_is_as_long_as_their_wave(side, count):
+    # 16 channels a head are four frequencies an axis; with the base 100 their waves are 2 pi 100 ** (j / 4) cells
+    # long: 6.28, 19.87, 62.83 and 198.7.
+    assert num_fitting_frequencies(side, 16, 100.0) == count

@@ -90,6 +90,16 @@ def test_no_tensor_holds_more_than_a_block_of_logits(monkeypatch):
     assert seen.largest == 200 * 512
 
 
+@pytest.mark.parametrize(("block", "calls"), [(80 * 64, [80]), (80 * 64 - 1, [79, 1, 1, 79]), (64, [1] * 160)])
+def test_rows_that_fill_a_block_are_computed_once_and_one_more_row_makes_two_blocks(monkeypatch, block, calls):
+    monkeypatch.setattr(loss, "BLOCK_LOGITS", block)
+    head, sizes = nn.Linear(4, 64), []
+    head.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
+    states = torch.randn(80, 4, requires_grad=True)
+    head_cross_entropy(head, states, torch.randint(64, (80,)), 64).backward()
+    assert sorted(sizes) == sorted(calls)  # forward, and again in the backward pass of each of several blocks
+
+
 def test_a_codebook_larger_than_a_block_goes_row_by_row(monkeypatch):
     monkeypatch.setattr(loss, "BLOCK_LOGITS", 100)
     head, states, codes = nn.Linear(4, 512), torch.randn(3, 4), torch.tensor([0, 511, 7])
