@@ -21,7 +21,7 @@ test: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 digits: $(STAMPS)/training
-	$(BIN)/python -m randar_hf.training.digits --output-dir runs/digits
+	$(BIN)/python -m randar_hf.training.experiments.digits --output-dir runs/digits
 
 format: $(STAMPS)/lint
 	$(BIN)/ruff check --fix $(CODE)

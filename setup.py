@@ -43,7 +43,14 @@ setup(
         "randar_hf.training": "training",
         "randar_hf.conversion": "conversion",
     },
-    packages=["randar_hf", "randar_hf.pipelines", "randar_hf.training", "randar_hf.conversion"],
+    packages=[
+        "randar_hf",
+        "randar_hf.pipelines",
+        "randar_hf.training",
+        "randar_hf.training.data",
+        "randar_hf.training.experiments",
+        "randar_hf.conversion",
+    ],
     package_data={
         "randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
         "randar_hf.conversion": ["imagenet_classes.txt"],

@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 from randar_hf import demo_checkpoint
 from randar_hf.cli import main
 from randar_hf.pipelines import RandARPipeline, RARPipeline
-from randar_hf.training.digits_data import DIGIT_NAMES, split_scans
-from randar_hf.training.digits_evaluation import classify
+from randar_hf.training.experiments.digits_data import DIGIT_NAMES, split_scans
+from randar_hf.training.experiments.digits_evaluation import classify
 
 
 @pytest.fixture(scope="module")

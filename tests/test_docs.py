@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from transformers import HfArgumentParser
 
 from randar_hf import cli, training
-from randar_hf.training.digits import DigitsConfig
-from randar_hf.training.digits_evaluation import DigitsEvaluationConfig
-from randar_hf.training.digits_rar import DigitsRARConfig
-from randar_hf.training.digits_zero_shot import ZeroShotConfig
+from randar_hf.training.experiments.digits import DigitsConfig
+from randar_hf.training.experiments.digits_evaluation import DigitsEvaluationConfig
+from randar_hf.training.experiments.digits_rar import DigitsRARConfig
+from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig
 from randar_hf.training.recipe_files import parse_settings
 
 
@@ -32,10 +32,10 @@ COMMANDS = {
 }
 OUTPUTS = {"generate": "--output", "sample": "--output-dir", "tokenize": "--output-dir"}
 MODULES = {
-    "randar_hf.training.digits": DigitsConfig,
-    "randar_hf.training.digits_evaluation": DigitsEvaluationConfig,
-    "randar_hf.training.digits_rar": DigitsRARConfig,
-    "randar_hf.training.digits_zero_shot": ZeroShotConfig,
+    "randar_hf.training.experiments.digits": DigitsConfig,
+    "randar_hf.training.experiments.digits_evaluation": DigitsEvaluationConfig,
+    "randar_hf.training.experiments.digits_rar": DigitsRARConfig,
+    "randar_hf.training.experiments.digits_zero_shot": ZeroShotConfig,
 }
 
 

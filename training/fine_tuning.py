@@ -13,7 +13,7 @@ from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.configuration_generation import RandARGenerationConfig
 from randar_hf.pipelines.labels import find_label_id
 
-from .data import MissingDataError, is_path
+from .data.reading import MissingDataError, is_path
 from .failures import first_line
 from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
 

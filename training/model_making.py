@@ -7,10 +7,10 @@ from peft import PeftModel
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.orders import FIXED_ORDER_NAMES
 
-from .data import label_names
+from .data.reading import label_names
+from .data.token_files import check_tokenizer, read_settings, square_grid, token_dataset
 from .fine_tuning import PretrainedModel, adapt_config, load_pretrained_weights
 from .lora import add_adapter
-from .token_data import check_tokenizer, read_settings, square_grid, token_dataset
 from .training_config import MODELS, TrainingConfig
 
 

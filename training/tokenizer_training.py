@@ -16,7 +16,7 @@ from randar_hf.vq import decode, encode
 from .accelerator import make_accelerator, make_loader, start_trackers
 from .checkpoints import find_checkpoint, last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
-from .data import load_rows, pixel_dataset
+from .data.reading import load_rows, pixel_dataset
 from .failures import explain_failures
 from .optimization import SCHEDULES, make_optimizer, make_schedule
 from .outputs import hold_output_dir, write_json

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, tqdm
 from datasets import ClassLabel
 
-from .crops import AUGMENTATIONS
-from .data import split_name
+from .data.crops import AUGMENTATIONS
+from .data.image_rows import PictureRows, SourceRow
+from .data.published_codes import READERS, CodeRows
+from .data.reading import split_name
+from .data.token_files import load_tokenizer
+from .data.token_writer import TokenFolder
 from .effective_recipe import RECIPE_FILE, effective_recipe
 from .outputs import write_text
-from .picture_rows import PictureRows, SourceRow
-from .published_codes import READERS, CodeRows
-from .token_data import load_tokenizer
-from .token_writer import TokenFolder
 from .validation import check_choice, check_not_negative, check_positive
 
 

@@ -15,7 +15,8 @@ from randar_hf.orders import make_order
 
 from .accelerator import make_accelerator, make_loader, start_trackers
 from .checkpoints import find_checkpoint, last_checkpoint
-from .data import load_rows
+from .data.reading import load_rows
+from .data.token_files import load_tokenizer, token_dataset
 from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
@@ -29,7 +30,6 @@ from .recipe import check_recipe
 from .resumable_run import ResumableRun
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
-from .token_data import load_tokenizer, token_dataset
 from .training_config import TrainingConfig
 
 

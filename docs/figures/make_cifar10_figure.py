@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from randar_hf.training.data import load_rows
-from randar_hf.training.token_data import read_settings, token_dataset
+from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.token_files import read_settings, token_dataset
 
 
 TRAINING, VALIDATION, BASELINE = "#d9708a", "#2e2f6e", "#6b7280"

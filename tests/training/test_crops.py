@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from randar_hf.training.crops import centre_crop, centre_square, cut_crops, square_size, to_rgb
-from randar_hf.training.data import to_pixels
+from randar_hf.training.data.crops import centre_crop, centre_square, cut_crops, square_size, to_rgb
+from randar_hf.training.data.reading import to_pixels
 
 
 def coordinates(width: int, height: int) -> np.ndarray:

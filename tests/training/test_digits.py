@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from randar_hf.pipelines import RandARPipeline
-from randar_hf.training import digits
-from randar_hf.training.digits_data import image_to_scan, scan_to_image, split_scans
-from randar_hf.training.digits_evaluation import frechet_distance
+from randar_hf.training.experiments import digits
+from randar_hf.training.experiments.digits_data import image_to_scan, scan_to_image, split_scans
+from randar_hf.training.experiments.digits_evaluation import frechet_distance
 
 
 def test_a_fixed_stratified_fifth_is_held_out():

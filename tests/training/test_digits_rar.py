@@ -11,10 +11,10 @@ import torch
 
 from randar_hf import RARConfig, RARForCausalLM, demo_checkpoint
 from randar_hf.pipelines import RARPipeline
-from randar_hf.training import digits_rar
 from randar_hf.training.annealing import Annealing
-from randar_hf.training.digits_rar import DigitsRARConfig, run_comparison
-from randar_hf.training.token_data import load_tokenizer, read_settings, tokenizer_hash
+from randar_hf.training.data.token_files import load_tokenizer, read_settings, tokenizer_hash
+from randar_hf.training.experiments import digits_rar
+from randar_hf.training.experiments.digits_rar import DigitsRARConfig, run_comparison
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 
 from randar_hf import demo_checkpoint
 from randar_hf.pipelines import RandARInpaintPipeline
-from randar_hf.training import digits_zero_shot
-from randar_hf.training.digits_zero_shot import ZeroShotConfig, evaluate_zero_shot, load_digits
+from randar_hf.training.experiments import digits_zero_shot
+from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig, evaluate_zero_shot, load_digits
 
 
 @pytest.fixture(scope="module")

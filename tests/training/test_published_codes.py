@@ -9,9 +9,9 @@ import pytest
 from datasets import List, Value
 
 from randar_hf.training import TokenizingConfig, tokenize_images
-from randar_hf.training.data import load_rows
-from randar_hf.training.token_data import load_tokenizer, read_settings, tokenizer_hash
-from randar_hf.training.token_writer import TokenFolder
+from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.token_files import load_tokenizer, read_settings, tokenizer_hash
+from randar_hf.training.data.token_writer import TokenFolder
 
 
 @pytest.fixture

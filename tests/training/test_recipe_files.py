@@ -21,8 +21,8 @@ from randar_hf.training import (
     train,
     train_tokenizer,
 )
-from randar_hf.training.digits_data import IMAGE_SIZE
 from randar_hf.training.effective_recipe import effective_recipe
+from randar_hf.training.experiments.digits_data import IMAGE_SIZE
 from randar_hf.training.outputs import claim_output_dir
 from randar_hf.training.recipe_files import COMMANDS, parse_settings, read_recipe, shipped_recipes
 from randar_hf.training.throughput import flops_per_image

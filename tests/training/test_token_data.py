@@ -10,8 +10,8 @@ from datasets import Dataset, Features, List, Value
 from torch.utils.data import DataLoader
 
 from randar_hf.training import TokenizingConfig, TrainingConfig, tokenize_images, train
-from randar_hf.training.data import load_rows
-from randar_hf.training.token_data import (
+from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.token_files import (
     SETTINGS_KEY,
     TokenCrops,
     check_tokenizer,

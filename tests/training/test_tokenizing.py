@@ -13,9 +13,9 @@ from PIL import Image as PILImage
 
 from randar_hf import vq
 from randar_hf.training import TokenizingConfig, tokenize_images
-from randar_hf.training.crops import cut_crops, square_size
-from randar_hf.training.data import load_rows, pixel_dataset, to_pixels
-from randar_hf.training.token_data import read_settings, token_dataset, tokenizer_hash
+from randar_hf.training.data.crops import cut_crops, square_size
+from randar_hf.training.data.reading import load_rows, pixel_dataset, to_pixels
+from randar_hf.training.data.token_files import read_settings, token_dataset, tokenizer_hash
 
 
 @pytest.fixture

@@ -13,17 +13,17 @@ from datasets import Image
 from PIL import Image as PILImage
 
 from randar_hf.training import TokenizingConfig, tokenize_images
-from randar_hf.training.data import load_rows
-from randar_hf.training.picture_rows import PictureRows
-from randar_hf.training.token_data import read_settings
-from randar_hf.training.token_writer import TokenFolder
+from randar_hf.training.data.image_rows import PictureRows
+from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.token_files import read_settings
+from randar_hf.training.data.token_writer import TokenFolder
 
 
 SLOWLY = """
 import os, sys, time
 from pathlib import Path
 from randar_hf import cli
-from randar_hf.training.picture_rows import PictureRows
+from randar_hf.training.data.image_rows import PictureRows
 
 load = PictureRows.load
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import ClassLabel, Features, List, Value
 
-from .data import work_folder
-from .outputs import write_json
-from .token_data import SETTINGS_KEY, TokenSettings
+from ..outputs import write_json
+from .reading import work_folder
+from .token_files import SETTINGS_KEY, TokenSettings
 
 
 ENDS_PART_KEY = b"randar_hf_ends_part"

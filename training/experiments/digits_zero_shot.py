@@ -1,7 +1,7 @@
 """What a digits checkpoint does that it was never trained for, in numbers: held-out scans, judged by a classifier.
 
 ```sh
-python -m randar_hf.training.digits_zero_shot
+python -m randar_hf.training.experiments.digits_zero_shot
 ```
 """
 
@@ -22,10 +22,10 @@ from transformers import HfArgumentParser
 from randar_hf import demo_checkpoint, vq
 from randar_hf.pipelines import RandARExtrapolationPipeline, RandARInpaintPipeline
 
+from ..outputs import write_json
+from ..validation import check_positive
 from .digits_data import scan_to_image, split_scans
 from .digits_evaluation import BATCH_SIZE, classify, decode_images, generate_tokens, to_pixel_batch
-from .outputs import write_json
-from .validation import check_positive
 
 
 CLASSES = 10

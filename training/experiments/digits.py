@@ -1,7 +1,7 @@
 """The recipe of the checkpoint that ships with the package: handwritten digits on two cores, in under an hour.
 
 ```sh
-python -m randar_hf.training.digits --output-dir runs/digits
+python -m randar_hf.training.experiments.digits --output-dir runs/digits
 ```
 
 Data: scikit-learn's 1,797 scans, a fixed fifth held out (`digits_data`). Model: 8 x 8 tokens of 64 kinds, a tokenizer
@@ -19,14 +19,14 @@ from transformers import HfArgumentParser
 
 from randar_hf.pipelines import RandARPipeline
 
+from ..outputs import write_json
+from ..recipe_files import load_recipe
+from ..tokenizer_training import TokenizerTrainingConfig, train_tokenizer
+from ..tokenizing import TokenizingConfig, tokenize_images
+from ..trainer import train
+from ..training_config import TrainingConfig
 from .digits_data import write_digits
 from .digits_evaluation import DigitsEvaluationConfig, evaluate_digits
-from .outputs import write_json
-from .recipe_files import load_recipe
-from .tokenizer_training import TokenizerTrainingConfig, train_tokenizer
-from .tokenizing import TokenizingConfig, tokenize_images
-from .trainer import train
-from .training_config import TrainingConfig
 
 
 GUIDANCE_SCALE = 2.0

@@ -1,7 +1,7 @@
 """The numbers of a digits checkpoint, against the held-out scans and a classifier that never saw a generated digit.
 
 ```sh
-python -m randar_hf.training.digits_evaluation
+python -m randar_hf.training.experiments.digits_evaluation
 ```
 """
 
@@ -20,10 +20,10 @@ from transformers import HfArgumentParser
 from randar_hf import RandARForCausalLM, RARForCausalLM, demo_checkpoint, pipelines, vq
 from randar_hf.orders import make_order
 
-from .data import to_pixels
+from ..data.reading import to_pixels
+from ..outputs import write_json
+from ..validation import check_positive
 from .digits_data import DIGIT_NAMES, image_to_scan, scan_to_image, split_scans
-from .outputs import write_json
-from .validation import check_positive
 
 
 BATCH_SIZE = 50

@@ -1,7 +1,7 @@
 """RAR on the digits, in three schedules: raster order alone, random orders alone, and annealed from these to raster.
 
 ```sh
-python -m randar_hf.training.digits_rar --output-dir runs/rar
+python -m randar_hf.training.experiments.digits_rar --output-dir runs/rar
 ```
 
 Data and tokenizer are those of the shipped RandAR (`digits`), the model is a RAR of 0.9M parameters. It writes, under
@@ -21,14 +21,14 @@ from transformers import HfArgumentParser
 from randar_hf import RandARGenerationConfig, demo_checkpoint
 from randar_hf.pipelines import RARPipeline
 
-from .checkpoints import list_checkpoints
+from ..checkpoints import list_checkpoints
+from ..outputs import RUN_FILE, write_json
+from ..tokenizing import TokenizingConfig, tokenize_images
+from ..trainer import train
+from ..training_config import TrainingConfig
 from .digits import IMAGES_PER_CLASS, save_without_origin
 from .digits_data import write_digits
 from .digits_evaluation import DigitsEvaluationConfig, evaluate_digits
-from .outputs import RUN_FILE, write_json
-from .tokenizing import TokenizingConfig, tokenize_images
-from .trainer import train
-from .training_config import TrainingConfig
 
 
 MAX_STEPS = 1600

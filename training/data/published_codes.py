@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Value
 from diffusers import VQModel
 
-from .data import MissingDataError
-from .picture_rows import SourceRow
-from .token_data import square_grid, token_settings
+from .image_rows import SourceRow
+from .reading import MissingDataError
+from .token_files import square_grid, token_settings
 from .token_writer import TokenSchema
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
-from .data import MissingDataError, check_column, is_hidden
+from .reading import MissingDataError, check_column, is_hidden
 
 
 SETTINGS_KEY = b"randar_hf"

@@ -15,8 +15,8 @@ from PIL import Image as PILImage
 from randar_hf.vq import downsampling, encode_images
 
 from .crops import AUGMENTATIONS, centre_square, cut_crops, square_size
-from .data import check_column, class_feature, class_folders, load_rows
-from .token_data import token_settings
+from .reading import check_column, class_feature, class_folders, load_rows
+from .token_files import token_settings
 from .token_writer import TokenSchema
 
 

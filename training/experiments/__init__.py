@@ -1,0 +1,1 @@
+"""The trainings and evaluations behind the checkpoints that ship with the package."""
