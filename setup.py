@@ -45,6 +45,7 @@ setup(
     },
     packages=[
         "randar_hf",
+        "randar_hf.evaluation",
         "randar_hf.pipelines",
         "randar_hf.training",
         "randar_hf.training.data",
