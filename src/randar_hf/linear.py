@@ -1,4 +1,4 @@
-"""Linear layers that infer quickly on a CPU."""
+"""Linear layers that infer quickly on a CPU, and those that start at zero."""
 
 import torch
 from torch import nn
@@ -31,3 +31,12 @@ class Linear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         )
+
+
+class ZeroLinear(Linear):
+    """A [`Linear`] whose weight and bias are zero in a new model."""
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)

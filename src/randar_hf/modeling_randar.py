@@ -27,7 +27,7 @@ from .features import RandARFeatureMixin
 from .generation import RandARGenerationMixin
 from .inputs import complete_inputs, drop_classes, read_slots
 from .layout import DecodingStep, Layout, SequenceForm, training_layout
-from .linear import Linear
+from .linear import Linear, ZeroLinear
 from .resampling import RandARResamplingMixin
 from .rotary import grid_positions, rotary_table_at, rotate
 
@@ -165,11 +165,14 @@ class RandARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, RandARModel) and module.position_instruction is not None:
+        # Each module initialises its own parameters alone: transformers skips modules that have none, and those whose
+        # own were all loaded.
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, RandARModel) and module.position_instruction is not None:
             init.normal_(module.position_instruction, std=self.config.initializer_range)
-        elif isinstance(module, RandARForCausalLM):
-            init.zeros_(module.lm_head.weight)
+        else:
+            super()._init_weights(module)
 
 
 class RandARModel(RandARPreTrainedModel):
@@ -329,7 +332,7 @@ class RandARForCausalLM(ImageCausalLMMixin, RandARPreTrainedModel, RandARGenerat
     def __init__(self, config: RandARConfig):
         super().__init__(config)
         self.model = RandARModel(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = ZeroLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
 

@@ -26,7 +26,7 @@ from .features import RandARFeatureMixin
 from .generation import RandARGenerationMixin
 from .inputs import complete_inputs, drop_classes, read_slots
 from .layout import DecodingStep, Layout, SequenceForm, training_layout
-from .linear import Linear
+from .linear import Linear, ZeroLinear
 from .modeling_randar import eager_attention_forward
 from .orders import make_order
 from .resampling import RandARResamplingMixin
@@ -115,7 +115,7 @@ class RARDecoderLayer(GradientCheckpointingLayer):
         self.mlp = RARMLP(config)
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.modulation = Linear(config.hidden_size, 6 * config.hidden_size)
+        self.modulation = ZeroLinear(config.hidden_size, 6 * config.hidden_size)
         self.residual_dropout = nn.Dropout(config.residual_dropout)
 
     def forward(
@@ -146,20 +146,18 @@ class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
-            init.trunc_normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        else:
-            super()._init_weights(module)
-        if isinstance(module, RARModel):
-            for linear in (*(layer.modulation for layer in module.layers), module.norm_modulation):
-                init.zeros_(linear.weight)
+        # Each module initialises its own parameters alone: transformers skips modules that have none, and those whose
+        # own were all loaded.
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, RARModel):
             init.zeros_(module.start_token)
             for table in (module.position_embeddings, module.target_embeddings, module.step_embeddings):
                 if table is not None:
-                    init.trunc_normal_(table, std=std)
+                    init.normal_(table, std=self.config.initializer_range)
+        else:
+            super()._init_weights(module)
 
 
 class RARModel(RARPreTrainedModel):
@@ -186,7 +184,7 @@ class RARModel(RARPreTrainedModel):
         self.target_embeddings = None if config.merged_positions else nn.Parameter(torch.empty(num_positions, width))
         self.step_embeddings = nn.Parameter(torch.empty(config.num_tokens + NUM_SPARE_STEPS, width))
         self.layers = nn.ModuleList([RARDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.norm_modulation = Linear(width, 2 * width)
+        self.norm_modulation = ZeroLinear(width, 2 * width)
         self.gradient_checkpointing = False
         self.post_init()
 
