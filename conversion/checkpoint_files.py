@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 
 WRAPPERS = ("model", "module", "state_dict")
-PARALLEL = "module."
+PARALLEL = "module."  # before every name, from training on several devices
+COMPILED = "_orig_mod."  # before the names of whatever was compiled, the whole or its parts
 
 
 def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.Tensor]:
@@ -21,8 +22,8 @@ def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.
 
     Args:
         checkpoint (`str` or mapping): path of a safetensors file or torch pickle, told apart by content, or the state
-            dict itself. A state dict under the key "model", "module" or "state_dict" is taken out, and the "module."
-            that training on several devices puts before every name is left away.
+            dict itself. A state dict under the key "model", "module" or "state_dict" is taken out. The "module." that
+            training on several devices puts before every name is dropped, and the "_orig_mod." of compiled modules.
 
     Returns:
         `dict[str, torch.Tensor]`: a new mapping of the tensors, on the CPU if they come from a file.
@@ -43,8 +44,18 @@ def read_checkpoint(checkpoint: str | os.PathLike | Mapping) -> dict[str, torch.
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ValueError(f"`checkpoint` must map names to tensors, got {type(tensor).__name__} for {name!r}.")
-    prefix = PARALLEL if content and all(name.startswith(PARALLEL) for name in content) else ""
-    return {name.removeprefix(prefix): tensor.detach() for name, tensor in content.items()}
+    return {name: tensor.detach() for name, tensor in _plain_names(content).items()}
+
+
+def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors by their names in the model itself, without what wrappers of it put before them."""
+    plain = {}
+    for name, tensor in tensors.items():
+        if plain.setdefault(name.replace(COMPILED, ""), tensor) is not tensor:
+            raise ValueError(f"`checkpoint` must hold each tensor once, got {name!r} with and without {COMPILED!r}.")
+    while plain and all(name.startswith(PARALLEL) for name in plain):
+        plain = {name.removeprefix(PARALLEL): tensor for name, tensor in plain.items()}
+    return plain
 
 
 def _read_file(path: str):

@@ -308,7 +308,7 @@ def test_the_scale_by_class_may_change_between_steps_beside_spatial_guidance(mod
         ("spatial_dropout", {"spatial_dropout": True}),
         ("spatial_dropout", {"spatial_dropout": None}),
         ("spatial_dropout", {"spatial_dropout": [0.25]}),
-        ("spatial_dropout", {"spatial_dropout": torch.tensor(0.25)}),
+        ("spatial_dropout", {"spatial_dropout": torch.tensor(1.25)}),
         ("spatial_dropout", {"spatial_dropout": torch.ones(1, N)}),
         ("spatial_dropout", {"spatial_dropout": torch.ones(N, dtype=torch.bool)}),
         ("spatial_dropout", {"spatial_dropout": torch.ones(2, N, dtype=torch.bool)}),

@@ -126,7 +126,7 @@ def test_unknown_name_lists_all_names_and_the_nearest():
 @pytest.mark.parametrize("argument", ["height", "width", "batch_size"])
 def test_sizes_must_be_positive_integers(argument, value):
     sizes = {"height": 4, "width": 4, "batch_size": 1, argument: value}
-    with pytest.raises(ValueError, match=f"`{argument}` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match=f"`{argument}` must be an int of at least 1"):
         make_order("raster", **sizes)
 
 

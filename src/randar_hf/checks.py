@@ -6,17 +6,74 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
+def plain(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's own number, also within a tuple or list; anything else as it is."""
+    if isinstance(value, tuple | list):
+        return (tuple if isinstance(value, tuple) else list)(plain(entry) for entry in value)
+    is_scalar = isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0
+    return value.item() if is_scalar else value
+
+
+def with_plain_numbers(config_class: type) -> type:
+    """Let a strict configuration take scalars of numpy: its fields hold Python's own numbers."""
+    set_checked = config_class.__setattr__
+    config_class.__setattr__ = lambda self, name, value: set_checked(self, name, plain(value))
+    return config_class
+
+
 def is_int(value: Any) -> bool:
-    """Whether a value is a whole number; True and False are not."""
+    """Whether a value is a whole number, of Python or numpy; True and False are not."""
+    value = plain(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number, and neither infinite nor NaN."""
+    """Whether a value is a number, of Python or numpy, and neither infinite nor NaN."""
+    value = plain(value)
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_int(name: str, value: Any, least: int, most: int | None = None, note: str = "") -> int:
+    """A whole number as Python's own; raises a `ValueError` that names the argument for one out of its range."""
+    if is_int(value) and least <= value and (most is None or value <= most):
+        return plain(value)
+    allowed = f"be an int of at least {least}" if most is None else f"lie between {least} and {most}"
+    raise ValueError(f"`{name}` must {allowed}{note}, got {plain(value)!r}.")
+
+
+def check_number(name: str, value: Any, interval: str = "[0, inf)", note: str = "") -> int | float:
+    """
+    A finite number as Python's own.
+
+    Args:
+        name (`str`): the argument that gives it, for the message.
+        value: what the caller gave.
+        interval (`str`): what is allowed, such as `"(0, 1]"`: a square bracket includes the bound, a round one not.
+        note (`str`): end of the message.
+
+    Raises:
+        ValueError: that names the argument, for anything else.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    if is_finite(value):
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if above and below:
+            return plain(value)
+    least = f"{'of at least' if interval[0] == '[' else 'above'} {low:g}"
+    allowed = f"be a finite number {least}" if high == math.inf else f"lie in {interval}"
+    raise ValueError(f"`{name}` must {allowed}, got {plain(value)!r}{note}.")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False as Python's own; raises a `ValueError` that names the argument for anything else."""
+    if not isinstance(plain(value), bool):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+    return plain(value)
 
 
 def check_path(name: str, path: Any) -> Path:
@@ -33,6 +90,7 @@ def is_pair(value: Any) -> bool:
 
 def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns of a grid given as one number or two; raises a `ValueError` unless both are at least 1."""
+    grid_size = plain(grid_size)
     sides = (grid_size, grid_size) if is_int(grid_size) else tuple(grid_size) if is_pair(grid_size) else ()
     if len(sides) != 2 or not all(is_int(side) and side >= 1 for side in sides):
         raise ValueError(f"`grid_size` must be an int of at least 1 or two of them, got {grid_size!r}.")

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from .checks import is_finite, is_int
+from .checks import check_flag, check_int, check_number
 from .orders import ORDER_NAMES
 from .schedules import GUIDANCE_SCHEDULES
 
@@ -60,30 +60,21 @@ class RandARGenerationConfig(GenerationConfig):
         self.validate()
 
     def validate(self, **kwargs):
-        """Check every setting; raises a `ValueError` that names the first one out of range."""
+        """Check every setting and keep its numbers as Python's own; a `ValueError` names the first out of range."""
         if self.order not in ORDER_NAMES:
             raise ValueError(f"`order` must be one of {', '.join(ORDER_NAMES)}, got {self.order!r}.")
-        if not is_int(self.num_inference_steps) or self.num_inference_steps < 1:
-            raise ValueError(f"`num_inference_steps` must be an int of at least 1, got {self.num_inference_steps!r}.")
-        if not is_finite(self.guidance_scale) or self.guidance_scale < 0:
-            raise ValueError(f"`guidance_scale` must be a finite number of at least 0, got {self.guidance_scale!r}.")
         if self.guidance_schedule not in GUIDANCE_SCHEDULES:
             raise ValueError(
                 f"`guidance_schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {self.guidance_schedule!r}."
             )
-        if not is_finite(self.guidance_power) or self.guidance_power < 0:
-            raise ValueError(f"`guidance_power` must be a finite number of at least 0, got {self.guidance_power!r}.")
-        if not isinstance(self.do_sample, bool):
-            raise ValueError(f"`do_sample` must be True or False, got {self.do_sample!r}.")
-        if not is_finite(self.temperature) or self.temperature <= 0:
-            raise ValueError(
-                f"`temperature` must be a finite number above 0, got {self.temperature!r}; "
-                "`do_sample=False` takes the most likely token."
-            )
-        if not is_int(self.top_k) or self.top_k < 0:
-            raise ValueError(f"`top_k` must be an int of at least 0 (0 keeps all tokens), got {self.top_k!r}.")
-        if not is_finite(self.top_p) or not 0 < self.top_p <= 1:
-            raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}.")
+        self.num_inference_steps = check_int("num_inference_steps", self.num_inference_steps, 1)
+        self.guidance_scale = check_number("guidance_scale", self.guidance_scale)
+        self.guidance_power = check_number("guidance_power", self.guidance_power)
+        self.do_sample = check_flag("do_sample", self.do_sample)
+        note = "; `do_sample=False` takes the most likely token"
+        self.temperature = check_number("temperature", self.temperature, "(0, inf)", note)
+        self.top_k = check_int("top_k", self.top_k, 0, note=" (0 keeps all tokens)")
+        self.top_p = check_number("top_p", self.top_p, "(0, 1]")
 
     @classmethod
     def from_model_config(cls, model_config) -> "RandARGenerationConfig":

@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checks import with_plain_numbers
+
 
 POSITION_INSTRUCTIONS = ("rope", "dense", "merge", "none")
 
@@ -17,6 +19,7 @@ SIZES = {
 }
 
 
+@with_plain_numbers
 @strict
 class RandARConfig(PreTrainedConfig):
     r"""

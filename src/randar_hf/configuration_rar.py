@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checks import with_plain_numbers
 from .orders import FIXED_ORDER_NAMES, ORDER_NAMES
 
 
@@ -25,6 +26,7 @@ GENERATION = {
 OTHER_GENERATION = {"guidance_scale": 4.0, "guidance_power": 0.0, "temperature": 1.0}
 
 
+@with_plain_numbers
 @strict
 class RARConfig(PreTrainedConfig):
     r"""

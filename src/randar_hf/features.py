@@ -2,9 +2,10 @@
 
 import torch
 
-from .checks import check_input_ids, check_labels_of, check_places_of_grid, is_int
+from .checks import check_input_ids, check_int, check_labels_of, check_places_of_grid
 from .devices import execution_device
 from .layout import repeated_layout
+from .modes import inference
 from .orders import check_fixed_order, check_order, make_order
 from .randomness import check_generators
 
@@ -12,7 +13,7 @@ from .randomness import check_generators
 class RandARFeatureMixin:
     """Feature extraction, for models whose forward pass runs over a [`~randar_hf.layout.Layout`] of slots."""
 
-    @torch.no_grad()
+    @inference
     def extract_features(
         self,
         input_ids: torch.LongTensor,
@@ -52,10 +53,7 @@ class RandARFeatureMixin:
         depth, device = self.config.num_hidden_layers, execution_device(self)
         input_ids = check_input_ids(input_ids, height * width, self.config.vocab_size).to(device)
         class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes).to(device)
-        if not is_int(layer) or not -depth - 1 <= layer <= depth:
-            raise ValueError(f"`layer` must lie between {-depth - 1} and {depth}, got {layer!r}.")
-        if not is_int(rounds) or rounds < 1:
-            raise ValueError(f"`rounds` must be an int of at least 1, got {rounds!r}.")
+        layer, rounds = check_int("layer", layer, -depth - 1, depth), check_int("rounds", rounds, 1)
         check_generators(generator, len(input_ids))
         if order is None:
             order = self.config.fixed_order or "random"

@@ -29,6 +29,7 @@ from .devices import execution_device
 from .guidance import Guidance, check_spatial_guidance
 from .layout import DecodingStep, decoding_steps, longest_sequence
 from .memory import check_memory
+from .modes import evaluation_mode
 from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
@@ -207,10 +208,12 @@ class RandARGenerationMixin:
         num_tokens = height * width
         class_labels = check_class_labels(class_labels, self.config.num_classes)
         batch_size = len(class_labels)
+        spatial_guidance_scale, spatial_dropout = check_spatial_guidance(
+            spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens)
+        )
         guidance = Guidance(
             config.guidance_scale, config.guidance_schedule, spatial_guidance_scale, config.guidance_power
         )
-        check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (batch_size, num_tokens))
         is_mask = isinstance(known_mask, torch.Tensor) and known_mask.shape == (batch_size, num_tokens)
         num_known = int(known_mask.sum(dim=1).max()) if is_mask else 0
         self.check_memory(batch_size * guidance.branches, num_tokens, num_known)
@@ -267,15 +270,17 @@ class RandARGenerationMixin:
                     f"got {state.guidance_scale}."
                 )
             input_ids = state.tokens.repeat(guidance.branches, 1)  # (R, N)
-            logits = self(
-                input_ids=input_ids if decoding.left_out is None else input_ids.masked_fill(decoding.left_out, -1),
-                class_labels=decoding.class_labels,
-                order=order,
-                layout=step.layout,
-                attention_mask=step.attention_mask,
-                past_key_values=cache,
-                **step_inputs,
-            ).logits.float()  # (R, G, V)
+            with evaluation_mode(self):  # checkpointed layers would leave the cache empty
+                outputs = self(
+                    input_ids=input_ids if decoding.left_out is None else input_ids.masked_fill(decoding.left_out, -1),
+                    class_labels=decoding.class_labels,
+                    order=order,
+                    layout=step.layout,
+                    attention_mask=step.attention_mask,
+                    past_key_values=cache,
+                    **step_inputs,
+                )
+            logits = outputs.logits.float()  # (R, G, V)
             cache.crop(-step.num_rewound)
             logits = guidance.combine(logits, state.guidance_scale, step.done[:batch_size])  # (B, G, V)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checks import is_finite
+from .checks import check_number, plain
 from .schedules import guidance_weight
 
 
@@ -75,15 +75,16 @@ class Guidance:
         return unconditional + guided
 
 
-def check_spatial_guidance(scale: float, dropout: float | torch.Tensor, shape: tuple[int, int]):
-    """Raise a `ValueError` for a scale below 0, a share of dropped tokens outside [0, 1) or another kind of mask."""
-    if not is_finite(scale) or scale < 0:
-        raise ValueError(f"`spatial_guidance_scale` must be a finite number of at least 0, got {scale!r}.")
+def check_spatial_guidance(
+    scale: float, dropout: float | torch.Tensor, shape: tuple[int, int]
+) -> tuple[float, float | torch.BoolTensor]:
+    """Scale and dropout; a `ValueError` for a scale below 0, a share outside [0, 1) or a mask of another kind."""
+    scale, dropout = check_number("spatial_guidance_scale", scale), plain(dropout)
     if isinstance(dropout, torch.Tensor):
         if dropout.dtype != torch.bool or dropout.shape != shape:
             raise ValueError(
                 f"`spatial_dropout` must be a share or a boolean mask of the shape {shape}, got {dropout.dtype} of "
                 f"{tuple(dropout.shape)}."
             )
-    elif not is_finite(dropout) or not 0 <= dropout < 1:
-        raise ValueError(f"`spatial_dropout` must lie in [0, 1), got {dropout!r}.")
+        return scale, dropout
+    return scale, check_number("spatial_dropout", dropout, "[0, 1)")

@@ -6,13 +6,14 @@ from torch import nn
 from .checks import (
     check_class_labels,
     check_input_ids,
+    check_int,
     check_labels_of,
     check_mask,
     check_places_of_grid,
-    is_int,
 )
 from .devices import execution_device
 from .layout import parallel_layout
+from .modes import inference
 from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators
 
@@ -20,7 +21,7 @@ from .randomness import check_generators
 class RandARLikelihoodMixin:
     """Log-likelihoods of image tokens, for models whose forward pass takes an order."""
 
-    @torch.no_grad()
+    @inference
     def log_likelihood(
         self,
         input_ids: torch.LongTensor,
@@ -68,7 +69,7 @@ class RandARLikelihoodMixin:
         mean = total / len(orders)  # (B, N)
         return mean if per_token else mean.sum(dim=1)
 
-    @torch.no_grad()
+    @inference
     def class_log_likelihoods(
         self,
         input_ids: torch.LongTensor,
@@ -96,8 +97,7 @@ class RandARLikelihoodMixin:
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
-        if not is_int(batch_size) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
+        batch_size = check_int("batch_size", batch_size, 1)
         classes = check_class_labels(
             range(self.config.num_classes) if class_labels is None else class_labels, self.config.num_classes
         )
@@ -113,7 +113,7 @@ class RandARLikelihoodMixin:
             total += torch.cat(sums)
         return (total / num_orders).view(len(input_ids), len(classes))
 
-    @torch.no_grad()
+    @inference
     def token_log_likelihoods(
         self,
         input_ids: torch.LongTensor,
@@ -147,8 +147,7 @@ class RandARLikelihoodMixin:
         """
         height, width = self._check_places(grid_size, rotary, "random")
         num_tokens = height * width
-        if not is_int(num_parts) or not 2 <= num_parts <= num_tokens:
-            raise ValueError(f"`num_parts` must lie between 2 and the {num_tokens} tokens, got {num_parts!r}.")
+        num_parts = check_int("num_parts", num_parts, 2, num_tokens, note=" tokens")
         if self.config.fixed_order is not None:
             raise ValueError(
                 f"`token_log_likelihoods` and `refine` need a model of any order, such as RandARForCausalLM: this one "
@@ -178,8 +177,7 @@ class RandARLikelihoodMixin:
 
     def _list_orders(self, order, num_orders: int, height: int, width: int, batch_size: int, generator) -> list:
         """The orders (B, N) to average over."""
-        if not is_int(num_orders) or num_orders < 1:
-            raise ValueError(f"`num_orders` must be an int of at least 1, got {num_orders!r}.")
+        num_orders = check_int("num_orders", num_orders, 1)
         check_generators(generator, batch_size)
         if order is None:
             order = self.config.fixed_order or "random"

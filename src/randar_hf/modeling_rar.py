@@ -144,6 +144,17 @@ class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": RARDecoderLayer, "attentions": RARAttention}
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """The token embeddings, if nothing is given; raises a `ValueError` for a size, which they cannot take."""
+        if new_num_tokens is None and pad_to_multiple_of is None:
+            return self.get_input_embeddings()
+        raise ValueError(
+            "`resize_token_embeddings` must not be called on a RAR, whose table holds the classes behind the "
+            f"{self.config.vocab_size} codes: make a model of a RARConfig with another `vocab_size`."
+        )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         # Each module initialises its own parameters alone: transformers skips modules that have none, and those whose

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .checks import check_int
 from .randomness import uniform
 
 
@@ -39,9 +40,8 @@ def make_order(
         TypeError: if `generator` is or holds anything but generators.
         ValueError: if the name is unknown, a size is no positive integer or a list of generators has another length.
     """
-    for argument, value in (("height", height), ("width", width), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{argument}` must be an integer of at least 1, got {value!r}.")
+    height, width = check_int("height", height, 1), check_int("width", width, 1)
+    batch_size = check_int("batch_size", batch_size, 1)
     if name in _RANDOM_CLASSES:
         keys = _RANDOM_CLASSES[name](height, width) + uniform((height * width,), batch_size, generator)  # (B, N)
     elif name in _FIXED_KEYS:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .checks import check_mask, is_finite, is_int
+from .checks import check_int, check_mask, check_number
 from .likelihood import RandARLikelihoodMixin
 from .randomness import check_generators
 
@@ -49,10 +49,7 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
-        if not is_finite(share) or not 0 < share <= 1:
-            raise ValueError(f"`share` must lie in (0, 1], got {share!r}.")
-        if not is_int(num_rounds) or num_rounds < 0:
-            raise ValueError(f"`num_rounds` must be an int of at least 0, got {num_rounds!r}.")
+        share, num_rounds = check_number("share", share, "(0, 1]"), check_int("num_rounds", num_rounds, 0)
         height, width = self._check_places(grid_size, rotary, "random")
         input_ids, class_labels, again = self._check_images(input_ids, class_labels, mask, height * width, "mask")
         places = {"grid_size": grid_size, "rotary": rotary}

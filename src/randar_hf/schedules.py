@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .checks import is_int
+from .checks import check_int
 
 
 GROUP_SCHEDULES = ("cosine", "uniform")
@@ -30,10 +30,8 @@ def group_sizes(num_tokens: int, num_steps: int, schedule: str = "cosine") -> li
     Raises:
         ValueError: for an unknown schedule or counts out of range.
     """
-    if not is_int(num_tokens) or num_tokens < 1:
-        raise ValueError(f"`num_tokens` must be an int of at least 1, got {num_tokens!r}.")
-    if not is_int(num_steps) or not 1 <= num_steps <= num_tokens:
-        raise ValueError(f"`num_steps` must lie between 1 and the {num_tokens} tokens to decode, got {num_steps!r}.")
+    num_tokens = check_int("num_tokens", num_tokens, 1)
+    num_steps = check_int("num_steps", num_steps, 1, num_tokens, note=" tokens to decode")
     if schedule not in GROUP_SCHEDULES:
         raise ValueError(f"`schedule` must be one of {', '.join(GROUP_SCHEDULES)}, got {schedule!r}.")
     sizes, done = [], 0

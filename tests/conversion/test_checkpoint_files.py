@@ -126,3 +126,19 @@ def test_what_training_programs_put_around_the_weights(key, tmp_path):
     torch.save({key: {"module.a": torch.ones(2), "module.b.module.c": torch.ones(1)}, "epoch": 3}, tmp_path / "a.pt")
     assert sorted(read_checkpoint(tmp_path / "a.pt")) == ["a", "b.module.c"]
     assert sorted(read_checkpoint({"module.a": torch.ones(2), "b": torch.ones(1)})) == ["b", "module.a"]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_names_of_wrapped_models(prefix, published, tmp_path):
+    tensors = published("llamagen")
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "wrapped.safetensors")
+    expected, found = convert_llamagen(tensors), convert_llamagen(tmp_path / "wrapped.safetensors")
+    assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
+
+
+def test_names_of_compiled_parts():
+    assert sorted(read_checkpoint({"layers.0._orig_mod.a": torch.ones(2), "b": torch.ones(1)})) == ["b", "layers.0.a"]
+    with pytest.raises(ValueError, match="`checkpoint` must hold each tensor once, got 'a' with and without"):
+        read_checkpoint({"_orig_mod.a": torch.ones(2), "a": torch.ones(2)})
