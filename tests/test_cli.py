@@ -107,7 +107,7 @@ def test_generate_is_reproducible(folder, capsys):
         (["bench", "--steps", "0"], "num_inference_steps"),
         (["bench", "--device", "nope"], "device"),
         (["generate", "1", "--device", "nope"], "device"),
-        (["train", "--dataset", "nowhere/", "--output-dir", "model"], "dataset"),
+        (["train", "--dataset", "nowhere/", "--output-dir", "run"], "dataset"),
         (["bench", "--known-tokens", "65"], "known_tokens"),
         (["bench", "--grid-size", "0", "4"], "grid_size"),
         (["inpaint", "1", "none.png", "none.png"], "image"),

@@ -1,4 +1,4 @@
-"""Training on one's own pictures: a tokenizer, a data set of tokens, a RandAR model."""
+"""Training on one's own images: a tokenizer, a data set of tokens, a RandAR model."""
 
 from importlib import import_module
 

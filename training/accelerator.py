@@ -45,15 +45,12 @@ def tracker_names(report_to: str) -> list[str]:
     if not set(names) <= set(LOGGER_TYPE_TO_CLASS):
         allowed = ", ".join(map(repr, LOGGER_TYPE_TO_CLASS))
         raise ValueError(
-            f"`report_to`: {report_to!r} was given; it must be 'none', one of {allowed}, or several of these with "
-            "commas between"
+            f"`report_to` must be 'none', one of {allowed}, or several of these with commas between, got {report_to!r}"
         )
     installed = set(map(str, get_available_trackers()))
     missing = [name for name in names if name in LoggerType.list() and name not in installed]
     if missing:
-        raise ValueError(
-            f"`report_to`: {report_to!r} was given, but this is not installed: pip install {' '.join(missing)}"
-        )
+        raise ValueError(f"`report_to` must be installed (pip install {' '.join(missing)}), got {report_to!r}")
     return names
 
 
@@ -72,9 +69,9 @@ def make_loader(
         ValueError: a loader that shuffles has too few rows for a batch on each of the processes.
     """
     if shuffle and len(dataset) < batch_size * num_processes:
-        each = f" for each of {num_processes} processes" if num_processes > 1 else ""
+        each = f" over {num_processes} processes" if num_processes > 1 else ""
         raise ValueError(
-            f"`batch_size`: {batch_size} was given{each}, but the training split has only {len(dataset)} rows"
+            f"`batch_size` must be at most the rows of the training split{each}, {len(dataset)}, got {batch_size}"
         )
     return DataLoader(
         dataset,

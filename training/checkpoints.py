@@ -27,6 +27,14 @@ class Progress:
     skipped_in_a_row: int = 0
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole."""
+
+    folder: Path
+    progress: Progress
+
+
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, total_limit: int) -> None:
     """Write `checkpoint-<step>` under `folder` and then delete the oldest beyond `total_limit`; on every process.
 
@@ -67,12 +75,6 @@ def _complete(partial: Path, final: Path, progress: Progress) -> None:
     partial.rename(final)
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> Progress:
-    """Put the state of a checked checkpoint back into everything that `accelerator` holds; on every process."""
-    accelerator.load_state(str(checkpoint))
-    return check_checkpoint(checkpoint)
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints under `folder`, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
@@ -89,7 +91,7 @@ def last_checkpoint(folder: Path) -> str:
     return f"the last good checkpoint is {found[-1].name}" if found else "there is no checkpoint yet"
 
 
-def find_checkpoint(resume: str, folder: Path) -> Path:
+def find_checkpoint(resume: str, folder: Path) -> Checkpoint:
     """The checkpoint that `resume` means, found whole.
 
     Args:
@@ -106,16 +108,14 @@ def find_checkpoint(resume: str, folder: Path) -> Path:
     checkpoint = inside if inside.is_dir() else Path(resume).expanduser()
     if not checkpoint.is_dir():
         raise ValueError(f"`resume`: there is no checkpoint {resume!r}")
-    check_checkpoint(checkpoint)
-    return checkpoint
+    return check_checkpoint(checkpoint)
 
 
-def _latest_whole(folder: Path) -> Path:
+def _latest_whole(folder: Path) -> Checkpoint:
     found = list_checkpoints(folder)
     for checkpoint in reversed(found):
         try:
-            check_checkpoint(checkpoint)
-            return checkpoint
+            return check_checkpoint(checkpoint)
         except ValueError as error:
             if checkpoint == found[0]:
                 raise
@@ -123,23 +123,20 @@ def _latest_whole(folder: Path) -> Path:
     raise ValueError(f"`resume`: there is no checkpoint in {str(folder)!r}")
 
 
-def check_checkpoint(checkpoint: Path) -> Progress:
+def check_checkpoint(folder: Path) -> Checkpoint:
     """Compare the files of a checkpoint with the list written when it was complete.
-
-    Returns:
-        The progress it stores.
 
     Raises:
         ValueError: a file is missing, cut off or unreadable; the message names it.
     """
     try:
-        state = json.loads((checkpoint / STATE_FILE).read_text())
+        state = json.loads((folder / STATE_FILE).read_text())
         progress, sizes = Progress(**state["progress"]), state["sizes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`resume`: {str(checkpoint / STATE_FILE)!r} is missing or damaged: {error}") from error
+        raise ValueError(f"`resume`: {str(folder / STATE_FILE)!r} is missing or damaged: {error}") from error
     for name, size in sizes.items():
-        file = checkpoint / name
+        file = folder / name
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
             raise ValueError(f"`resume`: {str(file)!r} is damaged: {found} of {size} bytes are there")
-    return progress
+    return Checkpoint(folder, progress)

@@ -19,7 +19,7 @@ def explain_failures(
 
     Args:
         output_dir: where the run writes to.
-        batch_size: pictures per micro-step and process.
+        batch_size: images per micro-step and process.
         remedy: says in words what to do when it is too large.
         last_checkpoint: says in words what the run can be resumed from.
 
@@ -33,7 +33,7 @@ def explain_failures(
             cause = str(error)
         elif isinstance(error, MemoryError) or should_reduce_batch_size(error):
             cause = (
-                f"`batch_size`: {batch_size} was given, for which the memory is too small; {remedy} "
+                f"`batch_size` must be smaller for the memory there is, got {batch_size}; {remedy} "
                 f"({first_line(error)})"
             )
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -65,8 +65,8 @@ def read_pretrained(name: str) -> PretrainedModel:
         raise ValueError(f"`pretrained_model`: {name!r} holds no model of ours: {first_line(error)}") from error
     if config.model_type not in MODELS:
         raise ValueError(
-            f"`pretrained_model`: {name!r} is a model of the type {config.model_type!r}; it must be one of "
-            f"{', '.join(map(repr, MODELS))}"
+            f"`pretrained_model` must be of the type {' or '.join(map(repr, MODELS))}, got {config.model_type!r} in "
+            f"{name!r}"
         )
     try:
         generation_config = RandARGenerationConfig.from_pretrained(name, subfolder=subfolder)
@@ -95,22 +95,22 @@ def follow_pretrained(config: TrainingConfig, pretrained: PretrainedModel) -> Tr
     stored = pretrained.config
     if config.model_type != stored.model_type:
         raise ValueError(
-            f"`model_type`: {config.model_type!r} was given; it must be {stored.model_type!r}, that of "
-            f"`pretrained_model`, {pretrained.name!r}"
+            f"`model_type` must be {stored.model_type!r}, that of `pretrained_model`, {pretrained.name!r}, got "
+            f"{config.model_type!r}"
         )
     given = config.model_fields
     fields = {name: getattr(stored, name) for name in MODEL_FIELDS if hasattr(type(stored), name)}
     differing = [name for name in SIZES if name in given and given[name] != fields[name]]
     if differing:
-        parts = (f"`{name}`: {given[name]!r} was given; it must be {fields[name]!r}" for name in differing)
-        raise ValueError(f"{'; '.join(parts)}, as in `pretrained_model`, {pretrained.name!r}")
+        parts = (f"`{name}` must be {fields[name]!r}, got {given[name]!r}" for name in differing)
+        raise ValueError(f"{'; '.join(parts)}: as in `pretrained_model`, {pretrained.name!r}")
     only = stored.only_order
     order = config.order or only or getattr(stored, "scan_order", "random")
     if only is not None and (order != only or config.annealing_end):
         asked = f"annealing to {order!r}" if config.annealing_end else repr(order)
         raise ValueError(
-            f"`order`: {asked} was asked for; `pretrained_model`, {pretrained.name!r}, can only be trained in the "
-            f"order {only!r}, without annealing"
+            f"`order` must be {only!r}, without annealing, the only one of `pretrained_model`, {pretrained.name!r}, "
+            f"got {asked}"
         )
     return replace(config, order=order, **{**fields, **given})
 

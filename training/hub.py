@@ -26,8 +26,7 @@ def prepare_repository(accelerator: Accelerator, name: str) -> None:
     broadcast_object_list(refused)
     if refused[0] is not None:
         raise ValueError(
-            f"`push_to_hub`: {name!r} was given; it must be a repository on the Hub that can be written to: "
-            f"{refused[0]}"
+            f"`push_to_hub` must be a repository on the Hub that can be written to, got {name!r}: {refused[0]}"
         )
 
 

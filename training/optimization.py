@@ -64,7 +64,7 @@ def make_schedule(
     )
 
 
-class StepGuard:
+class NonFiniteGuard:
     """Lets a fused optimizer skip steps whose gradient is not finite, and counts them; all of it on the device.
 
     Args:

@@ -11,82 +11,87 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from .effective_recipe import RECIPE_FILE, effective_recipe
+from .run_config import RunConfig
+from .run_settings import RECIPE_FILE, RUN_FILE, recipe_text
 
 
-RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 LOCK_SECONDS = 10.0  # what loader processes of a killed run may take to notice, who share its lock
 
 
 @contextmanager
-def hold_output_dir(accelerator: Accelerator, config, command: str, resume: bool = False) -> Iterator[Path]:
-    """`claim_output_dir`, and keep other processes out of the folder for the block; called on every process.
+def hold_output_dir(accelerator: Accelerator, config: RunConfig) -> Iterator[Path]:
+    """Check the output folder and keep other processes out of it for the block; called on every process.
 
-    The system frees the lock when a process dies.
+    The system frees the lock when a process dies. A folder that did not exist, and to which the block wrote nothing,
+    is taken away again.
 
     Raises:
-        ValueError: as `claim_output_dir`, or the folder is in use by another running process.
+        ValueError: as `check_output_dir`, or the folder is in use by another running process.
     """
-    folder = check_output_dir(config, resume)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(config.output_dir).expanduser()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK_FILE)
-    refused = [False]
+    refused = [None]
     if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=LOCK_SECONDS)
+            check_output_dir(folder, bool(config.resume), config.overwrite)
         except Timeout:
-            refused = [True]
+            refused = [f"`output_dir` must not be in use by another running process, got {str(folder)!r}"]
+        except ValueError as error:
+            refused = [str(error)]
     broadcast_object_list(refused)
-    if refused[0]:
-        raise ValueError(f"`output_dir`: {str(folder)!r} is in use by another running process")
     try:
-        yield claim_output_dir(accelerator, config, command, resume)
+        if refused[0] is not None:
+            raise ValueError(refused[0])
+        yield folder
     finally:
-        lock.release()
+        if lock.is_locked:
+            if made and not _contents(folder):
+                (folder / LOCK_FILE).unlink()
+                for path in made:
+                    path.rmdir()
+            lock.release()
 
 
-def check_output_dir(config, resume: bool = False) -> Path:
-    """Raise the errors of `claim_output_dir` without writing anything, and return the folder."""
-    folder = Path(config.output_dir).expanduser()
+def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise a `ValueError` if a run cannot have a folder.
+
+    It holds another run or foreign files and `overwrite` was not asked for, or `overwrite` would delete files that no
+    run of ours wrote, or there is no run to resume.
+    """
     holds_run = (folder / RUN_FILE).is_file()
     if resume and not holds_run:
         raise ValueError(f"`output_dir`: {str(folder)!r} holds no run to resume")
     if _contents(folder) and not resume:
         if not holds_run:
             raise ValueError(f"`output_dir`: {str(folder)!r} holds other files; choose an empty or new folder")
-        if not config.overwrite:
+        if not overwrite:
             raise ValueError(
                 f"`output_dir`: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
             )
-    return folder
 
 
-def claim_output_dir(accelerator: Accelerator, config, command: str, resume: bool = False) -> Path:
-    """Make `config.output_dir` this run's own and write its settings into it; called on every process.
+def claim_output_dir(accelerator: Accelerator, config: RunConfig, command: str) -> None:
+    """Empty the folder that this process holds, and write the settings of the run into it; called on every process.
 
     Args:
         accelerator: of the run.
-        config: a dataclass with `output_dir` and `overwrite`.
+        config: its settings.
         command: name of the command, noted in `run.json` and `recipe.yaml`.
-        resume: continue the run that the folder holds.
-
-    Raises:
-        ValueError: the folder holds another run or foreign files and `overwrite` was not asked for, or `overwrite`
-            would delete files that no run of ours wrote, or there is no run to resume.
     """
-    folder = check_output_dir(config, resume)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not resume:
-        folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        folder = Path(config.output_dir).expanduser()
         for path in _contents(folder):
             if path.name != RUN_FILE:  # it goes last, so that half a deleted run is still known as one
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         settings = {"command": command, "num_processes": accelerator.num_processes, "config": asdict(config)}
         write_json(folder / RUN_FILE, settings)
-        write_text(folder / RECIPE_FILE, effective_recipe(config, command, accelerator.num_processes))
+        write_text(folder / RECIPE_FILE, recipe_text(config, command, accelerator.num_processes))
     accelerator.wait_for_everyone()
-    return folder
 
 
 def _contents(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Pictures drawn during training, through the pipeline that users have."""
+"""Images drawn during training, through the pipeline that users have."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def make_pipeline(model: RandARForCausalLM | RARForCausalLM, vqvae: VQModel) -> 
 
 
 def save_preview(model: RandARForCausalLM | RARForCausalLM, vqvae: VQModel, path: Path, seed: int) -> None:
-    """Write a picture grid: a column per class (the first ten), four pictures each, the same seeds every time."""
+    """Write an image grid: a column per class (the first ten), four images each, the same seeds every time."""
     pipeline = make_pipeline(model, vqvae)
     pipeline.set_progress_bar_config(disable=True)
     classes = min(model.config.num_classes, MAX_CLASSES)

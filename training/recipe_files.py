@@ -1,18 +1,20 @@
 """Recipes: YAML files with the settings of training commands, shipped with the package or one's own."""
 
 import argparse
-import inspect
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from randar_hf import training
+
+from .validation import typed_value
 
 
 # The settings of each training command by name, in the order in which the commands are run.
@@ -26,22 +28,89 @@ KEYS = ("about", "based_on", *COMMANDS)
 NULL = "null"  # for None on the command line
 
 
+class Loader(yaml.SafeLoader):
+    """YAML 1.1, in which `4e-4` is a number all the same."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe with all that it is based on.
 
     Args:
+        name: as it was asked for.
         about: what it is for.
         sections: settings by command, as YAML reads them.
     """
 
+    name: str
     about: str
     sections: dict[str, dict]
+
+    def settings(self, command: str) -> dict:
+        """The settings of one command, values of the fields' types by field name.
+
+        Raises:
+            ValueError: there is no such command or section, or a setting is unknown or of another type.
+        """
+        hints = get_type_hints(settings_class(command))
+        if command not in self.sections:
+            raise ValueError(
+                f"`recipe`: {self.name!r} has no section {command!r}; it has {', '.join(self.sections) or 'none'}"
+            )
+        place = f"`recipe`: `{command}` of {self.name!r}"
+        settings = self.sections[command]
+        for name in settings:
+            if name not in field_names(command):
+                raise ValueError(f"{place} has {name!r}, but there is no such setting")
+        try:
+            return {name: typed_value(name, hints[name], value) for name, value in settings.items()}
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
 
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def settings_class(command: str) -> type:
+    """The dataclass with the settings of a training command.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    if command not in COMMANDS:
+        raise ValueError(f"`command` must be one of {', '.join(map(repr, COMMANDS))}, got {command!r}")
+    return getattr(training, COMMANDS[command])
+
+
+def field_names(command: str) -> list[str]:
+    """The names of the settings of a training command."""
+    return [field.name for field in fields(settings_class(command))]
+
+
+def build_settings(command: str, given: dict, recipe: Recipe | None = None):
+    """The settings of a command: those that were given, and those of a recipe where they say nothing.
+
+    Args:
+        command: one of `COMMANDS`.
+        given: values by field name.
+        recipe: of `read_recipe`.
+
+    Returns:
+        A `TokenizerTrainingConfig`, `TokenizingConfig` or `TrainingConfig`.
+
+    Raises:
+        ValueError: a setting that has no default is missing, or a value makes no sense.
+    """
+    values = (recipe.settings(command) if recipe is not None else {}) | given
+    for field in fields(settings_class(command)):
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
+            raise ValueError(f"`{field.name}` must be given, to `randar-hf {command}` or by its recipe")
+    return settings_class(command)(**values)
 
 
 def load_recipe(recipe: str, command: str) -> dict:
@@ -59,14 +128,8 @@ def load_recipe(recipe: str, command: str) -> dict:
         ValueError: there is no such command, the file is no recipe or has no section for the command, or a setting is
             unknown or of another type.
     """
-    if command not in COMMANDS:
-        raise ValueError(f"`command`: {command!r} was given; it must be one of {', '.join(map(repr, COMMANDS))}")
-    sections = read_recipe(recipe).sections
-    if command not in sections:
-        raise ValueError(
-            f"`recipe`: {str(recipe)!r} has no section {command!r}; it has {', '.join(sections) or 'none'}"
-        )
-    return _convert(recipe, command, sections[command])
+    settings_class(command)
+    return read_recipe(recipe).settings(command)
 
 
 def parse_settings(command: str, words: list[str]):
@@ -86,7 +149,7 @@ def parse_settings(command: str, words: list[str]):
     without_help = [word for word in words if word not in ("-h", "--help")]
     recipe = SettingsParser(command, demanding=False).parse_known_args(without_help)[0].recipe
     if recipe is not None:
-        parser.start_from(recipe)
+        parser.start_from(read_recipe(recipe))
     settings, _ = parser.parse_args_into_dataclasses(words)
     return settings
 
@@ -97,7 +160,8 @@ def read_recipe(recipe: str) -> Recipe:
     Raises:
         FileNotFoundError, ValueError: as `load_recipe`, but for the settings themselves.
     """
-    return _read(_find(recipe, Path()), ())
+    about, sections = _read(_find(recipe, Path()), ())
+    return Recipe(str(recipe), about, sections)
 
 
 def _find(recipe: str, folder: Path) -> Path:
@@ -111,22 +175,22 @@ def _find(recipe: str, folder: Path) -> Path:
     return path.resolve()
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> Recipe:
-    """Read the file of a recipe on which those `above` are based."""
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[str, dict[str, dict]]:
+    """Read `about` and the sections of the file of a recipe on which those `above` are based."""
     chain = (*above, path)
     if path in above:
         raise ValueError(f"`recipe`: {' is based on '.join(str(file) for file in chain)}, which is a loop")
     content = _read_content(path)
-    sections = _read(_find(content["based_on"], path.parent), chain).sections if "based_on" in content else {}
+    sections = _read(_find(content["based_on"], path.parent), chain)[1] if "based_on" in content else {}
     own = {command: content[command] for command in COMMANDS if command in content}
-    return Recipe(content["about"], sections | {name: sections.get(name, {}) | own[name] for name in own})
+    return content["about"], sections | {name: sections.get(name, {}) | own[name] for name in own}
 
 
 def _read_content(path: Path) -> dict:
     """The keys of one file; what a section holds is not looked at."""
     place = f"`recipe`: {str(path)!r}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{place} is no YAML: {error}") from error
     if not isinstance(content, dict):
@@ -140,37 +204,6 @@ def _read_content(path: Path) -> dict:
     if "about" not in content:
         raise ValueError(f"{place} has no `about`; it must tell what it is for")
     return content
-
-
-def _convert(recipe: str, command: str, settings: dict) -> dict:
-    """The settings with the types that the command line would give them."""
-    place = f"`recipe`: `{command}` of {str(recipe)!r}"
-    parser = SettingsParser(command, demanding=False)
-    known = {field.name: field for field in fields(parser.settings_class)}
-    words = []
-    for name, value in settings.items():
-        if name not in known:
-            raise ValueError(f"{place} has {name!r}, but there is no such setting")
-        if value is None and known[name].default is not None:
-            raise ValueError(f"{place} has null for `{name}`; it must have a value")
-        if isinstance(value, bool | int | float) and inspect.unwrap(parser.options[name].type) is str:
-            raise ValueError(f"{place} has {value!r} for `{name}`; it must be a text, in quotes")
-        words += _as_words(parser.options[name], value)
-
-    def fail(message: str):
-        raise ValueError(f"{place}: {message}")
-
-    parser.error = fail
-    converted = parser.parse_args(words)
-    return {name: getattr(converted, name) for name in settings}
-
-
-def _as_words(option: argparse.Action, value) -> list[str]:
-    """An option as on the command line."""
-    name = option.option_strings[0]
-    if option.nargs == "+" and isinstance(value, list):
-        return [name, *map(str, value)]
-    return [f"{name}={NULL if value is None else value}"]
 
 
 def _or_null(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -199,9 +232,8 @@ class SettingsParser(HfArgumentParser):
 
     def __init__(self, command: str, demanding: bool = True):
         self.command, self.demanding = command, demanding
-        self.settings_class = getattr(training, COMMANDS[command])
         self.options = {}
-        super().__init__(self.settings_class, prog=f"randar-hf {command}", formatter_class=HelpFormatter)
+        super().__init__(settings_class(command), prog=f"randar-hf {command}", formatter_class=HelpFormatter)
         text = "settings to start from: a YAML file, or one of the recipes that are named below"
         self.add_argument("--recipe", metavar="NAME|FILE", help=text)
         self.epilog = fill(f"recipes: {', '.join(shipped_recipes())}", break_on_hyphens=False)
@@ -216,13 +248,13 @@ class SettingsParser(HfArgumentParser):
         self.options[option.dest] = option
         return option
 
-    def start_from(self, recipe: str) -> None:
+    def start_from(self, recipe: Recipe) -> None:
         """Take the defaults from a recipe, and the description from what it is for."""
-        settings = load_recipe(recipe, self.command)
+        settings = recipe.settings(self.command)
         self.set_defaults(**settings)
         for name in settings:
             self.options[name].required = False
-        self.description = read_recipe(recipe).about
+        self.description = recipe.about
 
     def error(self, message: str):
         """Answer wrong input with one line and exit code 2."""

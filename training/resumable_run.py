@@ -12,20 +12,35 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
 
-from .accelerator import endless_batches
-from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .accelerator import endless_batches, start_trackers
+from .checkpoints import Checkpoint, Progress, find_checkpoint, save_checkpoint
 from .failures import TrainingError
-from .optimization import StepGuard
-from .outputs import drop_torn_line
+from .optimization import NonFiniteGuard
+from .outputs import claim_output_dir, drop_torn_line
+from .run_config import RunConfig
+from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
+
+
+def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> Checkpoint | None:
+    """The checkpoint that a run is to be continued from, whole and of the same settings; None for a new run.
+
+    Raises:
+        ValueError: there is no such checkpoint, it is damaged, or the settings differ.
+    """
+    if not config.resume:
+        return None
+    checkpoint = find_checkpoint(config.resume, Path(config.output_dir).expanduser())
+    check_resumed_settings(checkpoint.folder, config, accelerator.num_processes, command)
+    return checkpoint
 
 
 class ResumableRun(ABC):
     """Model, optimizer, schedule, data and progress, and the steps that move them on.
 
-    A subclass names its `command`, sets `loader`, registers with the accelerator what else a checkpoint has to hold,
-    and has `micro_step` and `after_step`.
+    A subclass names its `command` and the `project` of its trackers, sets `loader`, registers with the accelerator
+    what else a checkpoint has to hold, and has `training_step` and `after_step`.
 
     Args:
         config: the settings of the run.
@@ -36,19 +51,20 @@ class ResumableRun(ABC):
     """
 
     command: str
+    project: str
 
-    def __init__(self, config, accelerator: Accelerator, model, optimizer, schedule):
+    def __init__(self, config: RunConfig, accelerator: Accelerator, model, optimizer, schedule):
         self.config, self.accelerator = config, accelerator
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.folder = Path(config.output_dir).expanduser()
         self.progress = Progress()
         self.saved_step = None
-        self.losses = []  # of the micro-steps since the last log line; they stay on the device
-        self.guard = StepGuard(optimizer.optimizer, accelerator.device)
+        self.losses = []  # of the training steps since the last log line; they stay on the device
+        self.guard = NonFiniteGuard(optimizer.optimizer, accelerator.device)
         accelerator.register_for_checkpointing(schedule)
 
     @abstractmethod
-    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
+    def training_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
         """Train on one batch.
 
         Returns:
@@ -59,11 +75,21 @@ class ResumableRun(ABC):
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Log and save when it is time."""
 
-    def load(self, checkpoint: Path) -> None:
-        """Go on from a checked checkpoint."""
-        progress = self.progress = load_checkpoint(self.accelerator, checkpoint)
+    def run(self, checkpoint: Checkpoint | None) -> None:
+        """Take all steps, from the first one in a folder of its own or from those of a checkpoint on."""
+        if checkpoint is None:
+            claim_output_dir(self.accelerator, self.config, self.command)
+        start_trackers(self.accelerator, self.config, self.project)
+        if checkpoint is not None:
+            self.load(checkpoint)
+        self.fit()
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        progress = self.progress = checkpoint.progress
+        self.accelerator.load_state(str(checkpoint.folder))
         self.saved_step = progress.step
-        self.guard = StepGuard(
+        self.guard = NonFiniteGuard(
             self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
         )
         for group in self.optimizer.param_groups:
@@ -81,7 +107,7 @@ class ResumableRun(ABC):
         walk = endless_batches(self.loader, progress.epoch, progress.batch)
         with bar, StopSignals(self.accelerator) as signals, closing(walk) as batches:
             for epoch, number, batch in batches:
-                gradient_norm = self.micro_step(batch, epoch)
+                gradient_norm = self.training_step(batch, epoch)
                 progress.epoch, progress.batch = epoch, number + 1
                 if not self.accelerator.sync_gradients:
                     continue

@@ -18,13 +18,13 @@ def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
     if not accelerator.is_fsdp2:
         if accelerator.distributed_type in UNSUPPORTED:
             raise ValueError(
-                f"`distributed_type`: {accelerator.distributed_type.value} was given to accelerate; it must be NO, "
-                "MULTI_GPU or FSDP with `fsdp_version: 2`"
+                "accelerate's `distributed_type` must be NO, MULTI_GPU or FSDP with `fsdp_version: 2`, got "
+                f"{accelerator.distributed_type.value}"
             )
         return
     for name in ("ema_decay", "lora_rank"):
         if (value := getattr(config, name)) is not None:
-            raise ValueError(f"`{name}`: {value} was given; it must be None where processes share the weights (FSDP)")
+            raise ValueError(f"`{name}` must be None where processes share the weights (FSDP), got {value}")
 
 
 def gather_model(accelerator: Accelerator, model):

@@ -1,4 +1,4 @@
-"""How fast a run is: pictures and tokens per second, and the share of the device's peak that they use."""
+"""How fast a run is: images and tokens per second, and the share of the device's peak that they use."""
 
 import time
 
@@ -33,7 +33,7 @@ def device_peak(device: torch.device, mixed_precision: str) -> float | None:
 
 
 def flops_per_image(model) -> float:
-    """FLOP of forward and backward pass for one picture.
+    """FLOP of forward and backward pass for one image.
 
     Each slot costs 6 for each parameter of the layers, and 12 times width times slots in each layer for attention,
     counted as if it were not causal; each token costs 6 for each parameter of the head. A frozen parameter costs 4, as
@@ -51,11 +51,11 @@ def _flops(module: nn.Module) -> int:
 
 
 class Throughput:
-    """A stop-watch that counts pictures between two log lines, on the host alone.
+    """A stop-watch that counts images between two log lines, on the host alone.
 
     Args:
-        tokens: of one picture.
-        flops: of one picture.
+        tokens: of one image.
+        flops: of one image.
         peak: of all devices together, if it is known.
     """
 

@@ -1,9 +1,8 @@
-"""`randar-hf train-tokenizer`: a `diffusers.VQModel` trained to reproduce pictures."""
+"""`randar-hf train-tokenizer`: a `diffusers.VQModel` trained to reproduce images."""
 
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,76 +12,49 @@ from torch.nn import functional as F
 
 from randar_hf.vq import decode, encode
 
-from .accelerator import make_accelerator, make_loader, start_trackers
-from .checkpoints import find_checkpoint, last_checkpoint
+from .accelerator import make_accelerator, make_loader
+from .checkpoints import last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
 from .data.reading import load_rows, pixel_dataset
 from .failures import explain_failures
-from .optimization import SCHEDULES, make_optimizer, make_schedule
+from .optimization import make_optimizer, make_schedule
 from .outputs import hold_output_dir, write_json
 from .randomness import CODES, key_seed
-from .recipe import check_recipe
-from .resumable_run import ResumableRun
-from .validation import check_choice, check_not_negative, check_positive, check_resume
+from .resumable_run import ResumableRun, find_resumed
+from .run_config import RunConfig
+from .validation import check_not_negative, check_positive
 
 
 @dataclass(kw_only=True)
-class TokenizerTrainingConfig:
+class TokenizerTrainingConfig(RunConfig):
     """Settings of `train_tokenizer`; every field is an option of `randar-hf train-tokenizer`."""
 
-    dataset: str = field(metadata={"help": "folder of pictures, parquet file or folder, or a data set's Hub name"})
-    output_dir: str = field(metadata={"help": "new folder for the tokenizer"})
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    validation_split: str | None = field(default=None, metadata={"help": "held-out split to report PSNR on"})
-    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
     image_size: int = field(default=256, metadata={"help": "pixels per side after the centre crop"})
     block_out_channels: list[int] = field(
         default_factory=lambda: [64, 128, 128, 256, 256],
-        metadata={"help": "channels per level; each level after the first halves the picture"},
+        metadata={"help": "channels per level; each level after the first halves the image"},
     )
     layers_per_block: int = field(default=1, metadata={"help": "residual blocks per level"})
     codebook_size: int = field(default=4096, metadata={"help": "number of different tokens"})
     code_dim: int = field(default=8, metadata={"help": "width of a codebook entry"})
-    batch_size: int = field(default=32, metadata={"help": "pictures per step and process"})
-    max_steps: int = field(default=50_000, metadata={"help": "optimizer steps"})
-    learning_rate: float = field(default=4e-4, metadata={"help": "highest learning rate"})
-    lr_schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant after the warm-up"})
-    warmup_steps: int = field(default=500, metadata={"help": "steps of linear warm-up"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay of matrices"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    max_skipped_steps: int = field(
-        default=100, metadata={"help": "steps without a finite gradient, one after another, that are skipped"}
-    )
     commitment_weight: float = field(default=1.0, metadata={"help": "weight of the codebook and commitment loss"})
     restart_steps: int = field(default=100, metadata={"help": "unused codes start over every so many steps"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, shuffling and restarts"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
-    num_workers: int = field(default=0, metadata={"help": "processes that read pictures"})
-    logging_steps: int = field(default=50, metadata={"help": "steps between two log lines"})
-    checkpointing_steps: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
-    checkpoints_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
-    report_to: str = field(default="none", metadata={"help": "tracker: none, tensorboard, wandb, ..."})
-    resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
-    overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
 
     def __post_init__(self):
-        check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "batch_size", "max_steps")
-        check_positive(self, "learning_rate", "max_grad_norm", "restart_steps", "logging_steps")
-        check_positive(self, "checkpointing_steps", "checkpoints_total_limit")
-        check_not_negative(self, "warmup_steps", "weight_decay", "commitment_weight", "num_workers")
-        check_not_negative(self, "max_skipped_steps")
-        check_choice(self, "lr_schedule", tuple(SCHEDULES))
-        check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
-        check_resume(self)
+        super().__post_init__()
+        check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
+        check_not_negative(self, "commitment_weight")
         if not self.block_out_channels or min(self.block_out_channels) < 1:
-            raise ValueError(f"`block_out_channels`: {self.block_out_channels} was given; all must be above 0")
+            raise ValueError(f"`block_out_channels` must be one or more, each above 0, got {self.block_out_channels}")
         if self.codebook_size > 65_536:
-            raise ValueError(f"`codebook_size`: {self.codebook_size} was given; at most 65536 fit into 16 bits")
+            raise ValueError(
+                f"`codebook_size` must be at most 65536, so that 16 bits hold it, got {self.codebook_size}"
+            )
         if self.image_size % self.downsampling:
             raise ValueError(
-                f"`image_size`: {self.image_size} was given; with {len(self.block_out_channels)} levels it must be "
-                f"a multiple of {self.downsampling}"
+                f"`image_size` must be a multiple of {self.downsampling} with {len(self.block_out_channels)} levels, "
+                f"got {self.image_size}"
             )
 
     @property
@@ -124,20 +96,14 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
             go on for want of memory, of room on the disk or of finite gradients.
         Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
-    folder = Path(config.output_dir).expanduser()
     accelerator = make_accelerator(config)
-    set_seed(config.seed)
-    train_loader, validation_loader = _loaders(config, accelerator.num_processes)
-    checkpoint = config.resume and find_checkpoint(config.resume, folder)
-    if checkpoint:
-        check_recipe(checkpoint, config, accelerator.num_processes, TokenizerRun.command)
-    with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
-        run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
-        with hold_output_dir(accelerator, config, run.command, resume=bool(checkpoint)):
-            start_trackers(accelerator, config, "randar-tokenizer")
-            if checkpoint:
-                run.load(checkpoint)
-            run.fit()
+    with hold_output_dir(accelerator, config) as folder:
+        checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
+        set_seed(config.seed)
+        train_loader, validation_loader = _loaders(config, accelerator.num_processes)
+        with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
+            run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
+            run.run(checkpoint)
             metrics = run.finish(validation_loader)
             accelerator.end_training()
     return metrics
@@ -153,9 +119,9 @@ def _loaders(config: TokenizerTrainingConfig, num_processes: int):
 
 
 class TokenizerRun(ResumableRun):
-    """A run of `train-tokenizer`: a tokenizer on pictures."""
+    """A run of `train-tokenizer`: a tokenizer on images."""
 
-    command = "train-tokenizer"
+    command, project = "train-tokenizer", "randar-tokenizer"
 
     def __init__(self, config: TokenizerTrainingConfig, accelerator: Accelerator, vqvae: VQModel, loader):
         optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
@@ -166,7 +132,7 @@ class TokenizerRun(ResumableRun):
         self.keeper = CodebookKeeper(vqvae)
         accelerator.register_for_checkpointing(self.keeper)
 
-    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor:
+    def training_step(self, batch: dict, epoch: int) -> torch.Tensor:
         """One step: the codebook's beginning, if it is the first, then forward, loss, gradient and update."""
         pixels = batch["pixels"]  # (B, 3, H, W)
         if self.progress.step == 0:
@@ -213,7 +179,7 @@ class TokenizerRun(ResumableRun):
 
 @torch.no_grad()
 def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict:
-    """Mean PSNR in dB over the pictures of a prepared loader, and the number of codebook entries they use."""
+    """Mean PSNR in dB over the images of a prepared loader, and the number of codebook entries they use."""
     model.eval()
     vqvae = accelerator.unwrap_model(model)
     errors, used = [], torch.zeros(vqvae.config.num_vq_embeddings, dtype=torch.long, device=accelerator.device)

@@ -1,4 +1,4 @@
-"""`randar-hf tokenize`: pictures, or published token files, to parquet rows of tokens."""
+"""`randar-hf tokenize`: images, or published token files, to parquet rows of tokens."""
 
 import re
 from collections import deque
@@ -16,14 +16,14 @@ from accelerate.utils import InitProcessGroupKwargs, tqdm
 from datasets import ClassLabel
 
 from .data.crops import AUGMENTATIONS
-from .data.image_rows import PictureRows, SourceRow
+from .data.image_rows import ImageRows, SourceRow
 from .data.published_codes import READERS, CodeRows
 from .data.reading import split_name
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
-from .effective_recipe import RECIPE_FILE, effective_recipe
 from .outputs import write_text
-from .validation import check_choice, check_not_negative, check_positive
+from .run_settings import RECIPE_FILE, recipe_text
+from .validation import check_choice, check_fields, check_not_negative, check_positive
 
 
 BATCHES_AHEAD = 2
@@ -38,38 +38,37 @@ class TokenizingConfig:
     output_dir: str = field(metadata={"help": "folder for the parquet files, which are named after the split"})
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
     split: str = field(default="train", metadata={"help": "split to turn into tokens"})
-    image_column: str = field(default="image", metadata={"help": "column of the pictures"})
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
     label_column: str = field(default="label", metadata={"help": "column of the classes"})
     streaming: bool = field(default=False, metadata={"help": "read on without preparing or downloading all before"})
     published_codes: str | None = field(
         default=None, metadata={"help": "the data set is a token file of randar, llamagen or rar"}
     )
     image_size: int | None = field(default=None, metadata={"help": "pixels per side; the tokenizer's own by default"})
-    augmentation: str = field(default="none", metadata={"help": "crops of a picture: none, adm or ten_crop"})
-    batch_size: int = field(default=32, metadata={"help": "pictures per step and process"})
-    num_workers: int = field(default=4, metadata={"help": "threads per process that decode pictures"})
-    rows_per_file: int = field(default=4096, metadata={"help": "pictures per parquet file; what a kill loses at most"})
-    max_bad_images: int = field(default=100, metadata={"help": "unreadable pictures that are skipped before it stops"})
+    augmentation: str = field(default="none", metadata={"help": "crops of an image: none, adm or ten_crop"})
+    batch_size: int = field(default=32, metadata={"help": "images per step and process"})
+    num_workers: int = field(default=4, metadata={"help": "threads per process that decode images"})
+    rows_per_file: int = field(default=4096, metadata={"help": "images per parquet file; what a kill loses at most"})
+    max_bad_images: int = field(default=100, metadata={"help": "unreadable images that are skipped before it stops"})
     overwrite: bool = field(default=False, metadata={"help": "replace the split, or an unfinished run, if it exists"})
 
     def __post_init__(self):
+        check_fields(self)
         check_positive(self, "batch_size", "num_workers", "rows_per_file")
         check_not_negative(self, "max_bad_images")
         check_choice(self, "augmentation", tuple(AUGMENTATIONS))
         if not re.fullmatch(r"\w+(\.\w+)*", split_name(self.split)):
-            raise ValueError(f"`split`: {self.split!r} was given; it must be the name of one split, or a slice of it")
+            raise ValueError(f"`split` must be the name of one split, or a slice of it, got {self.split!r}")
         if self.image_size is not None:
             check_positive(self, "image_size")
         if self.published_codes is not None:
             check_choice(self, "published_codes", tuple(READERS))
             if self.image_size or self.streaming or self.augmentation != "none":
-                raise ValueError(
-                    "`published_codes`: they are no pictures, so no size, crops or streaming can be given"
-                )
+                raise ValueError("`published_codes`: they are no images, so no size, crops or streaming can be given")
 
 
 def tokenize_images(config: TokenizingConfig) -> Path:
-    """Turn one split of a data set of pictures into rows of `tokens` and `label`.
+    """Turn one split of a data set of images into rows of `tokens` and `label`.
 
     The grid, the number of tokens and what identifies the tokenizer are stored in the files, so that training can
     check that tokenizer and tokens belong together. A run that was stopped goes on when it is called again; several
@@ -80,18 +79,18 @@ def tokenize_images(config: TokenizingConfig) -> Path:
 
     Raises:
         ValueError: the data, a column or the tokenizer is not usable, the split exists and `overwrite` is off, an
-            unfinished run had other settings, or more pictures are unreadable than allowed.
+            unfinished run had other settings, or more images are unreadable than allowed.
     """
     folder = TokenFolder(Path(config.output_dir).expanduser(), split_name(config.split), config.rows_per_file)
     folder.check_free(config.overwrite)
     # Processes that are done wait for the last one, for as long as it takes.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
-    source = (CodeRows if config.published_codes else PictureRows)(config, vqvae)
+    source = (CodeRows if config.published_codes else ImageRows)(config, vqvae)
     folder.claim(accelerator, _settings(config, source), config.overwrite)
     recipe_file = folder.work / RECIPE_FILE
     if accelerator.is_main_process and not recipe_file.exists():
-        write_text(recipe_file, effective_recipe(config, "tokenize", accelerator.num_processes))
+        write_text(recipe_file, recipe_text(config, "tokenize", accelerator.num_processes))
     if not folder.is_complete():
         parts = range(accelerator.process_index, source.num_parts, accelerator.num_processes)
         TokenRun(config, source, folder).write(parts)
@@ -127,7 +126,7 @@ class TokenRun:
 
     Args:
         config: the settings.
-        source: `PictureRows` or `CodeRows`.
+        source: `ImageRows` or `CodeRows`.
         folder: where the files go.
     """
 
@@ -199,7 +198,7 @@ class TokenRun:
         self.folder.skip(batch.part, batch.start, entry)
         if (count := self.folder.num_skipped()) > self.config.max_bad_images:
             raise ValueError(
-                f"`max_bad_images`: {self.config.max_bad_images} was given, but {count} pictures cannot be read, the "
+                f"`max_bad_images` is {self.config.max_bad_images}, but {count} images cannot be read, the "
                 f"last one ({row.identifier}) because {error}; they are listed in {self.folder.work}"
             )
 
@@ -208,7 +207,5 @@ class TokenRun:
         limit = len(names) if names else float("inf")
         for label in labels:
             if not isinstance(label, int) or not 0 <= label < limit:
-                raise ValueError(
-                    f"`label_column`: a label is {label!r}; it must be a whole number from 0 to below {limit}"
-                )
+                raise ValueError(f"`label_column` must hold whole numbers from 0 to below {limit}, got {label!r}")
         return labels

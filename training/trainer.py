@@ -13,21 +13,20 @@ from torch.utils.data import TensorDataset
 
 from randar_hf.orders import make_order
 
-from .accelerator import make_accelerator, make_loader, start_trackers
-from .checkpoints import find_checkpoint, last_checkpoint
+from .accelerator import make_accelerator, make_loader
+from .checkpoints import Checkpoint, last_checkpoint
 from .data.reading import load_rows
-from .data.token_files import load_tokenizer, token_dataset
+from .data.token_files import load_tokenizer, token_columns, token_tensors
 from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
 from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
-from .model_making import make_model, make_model_config
+from .model_building import build_model, build_model_config
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_output_dir
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
-from .recipe import check_recipe
-from .resumable_run import ResumableRun
+from .resumable_run import ResumableRun, find_resumed
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .training_config import TrainingConfig
@@ -39,7 +38,7 @@ MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or tu
 def train(config: TrainingConfig) -> Path:
     """Train a RandAR or RAR model on rows of tokens, from scratch or from a pretrained one.
 
-    What is drawn for a picture depends on the seed, the epoch and its place in the data, so a run that is resumed ends
+    What is drawn for an image depends on the seed, the epoch and its place in the data, so a run that is resumed ends
     with the same weights as one that was never stopped, and processes share the data as one would read it.
 
     Returns:
@@ -53,33 +52,31 @@ def train(config: TrainingConfig) -> Path:
             disk or of finite gradients.
         Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
-    folder = Path(config.output_dir).expanduser()
     accelerator = make_accelerator(config, config.gradient_accumulation_steps, config.compile)
     check_sharding(accelerator, config)
     pretrained = read_pretrained(config.pretrained_model) if config.pretrained_model is not None else None
     config = follow_pretrained(config, pretrained) if pretrained is not None else config
-    train_rows = load_rows(config.dataset, config.train_split, config.dataset_config)
-    validation_rows = config.validation_split and load_rows(
-        config.dataset, config.validation_split, config.dataset_config
-    )
-    vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
-    model_config = make_model_config(config, train_rows, vqvae, pretrained)
-    checkpoint = config.resume and find_checkpoint(config.resume, folder)
-    if checkpoint:
-        check_recipe(checkpoint, config, accelerator.num_processes, Trainer.command)
-    if config.push_to_hub is not None:
-        prepare_repository(accelerator, config.push_to_hub)
-    with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
-        model = make_model(config, model_config, pretrained)
-        trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
-        with hold_output_dir(accelerator, config, Trainer.command, resume=bool(checkpoint)):
-            start_trackers(accelerator, config, config.model_type)
-            if checkpoint:
-                trainer.load(checkpoint)
-            trainer.fit()
+    with hold_output_dir(accelerator, config) as folder:
+        checkpoint = find_resumed(config, accelerator, Trainer.command)
+        train_rows, validation_rows = _load_rows(config)
+        vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
+        model_config = build_model_config(config, train_rows, vqvae, pretrained)
+        if config.push_to_hub is not None:
+            prepare_repository(accelerator, config.push_to_hub)
+        with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
+            model = build_model(config, model_config, pretrained)
+            trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
+            trainer.run(checkpoint)
             trainer.save_model()
             accelerator.end_training()
     return folder
+
+
+def _load_rows(config: TrainingConfig):
+    """The token rows to train on, and those to validate on if there are such."""
+    splits = (config.train_split, config.validation_split)
+    rows = [split and load_rows(config.dataset, split, config.dataset_config) for split in splits]
+    return [split and token_columns(split, config.token_column, config.label_column) for split in rows]
 
 
 class Trainer(ResumableRun):
@@ -88,7 +85,7 @@ class Trainer(ResumableRun):
     command = "train"
 
     def __init__(self, config, accelerator: Accelerator, model, train_rows, validation_rows, vqvae):
-        self.vqvae = vqvae
+        self.project, self.vqvae = config.model_type, vqvae
         self.grid = model.config.grid
         self.annealing = config.annealing
         self.class_dropout = model.config.class_dropout
@@ -100,7 +97,7 @@ class Trainer(ResumableRun):
 
     @property
     def random_ratio(self) -> float:
-        """The share of pictures that were permuted in the last step taken, in the first one if none is."""
+        """The share of images that were permuted in the last step taken, in the first one if none is."""
         return self.annealing.random_ratio(max(0, self.progress.step - 1))
 
     @property
@@ -108,7 +105,7 @@ class Trainer(ResumableRun):
         """The parameters that are not frozen."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def load(self, checkpoint: Path) -> None:
+    def load(self, checkpoint: Checkpoint) -> None:
         super().load(checkpoint)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
@@ -117,8 +114,8 @@ class Trainer(ResumableRun):
         self.throughput.run()
         super().fit()
 
-    def micro_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
-        """Algorithm A on one batch: an order per picture, the loss, its gradient, and a step when enough are summed.
+    def training_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
+        """Algorithm A on one batch: an order per image, the loss, its gradient, and a step when enough are summed.
 
         Args:
             batch: of `KeyedSamples`.
@@ -185,7 +182,7 @@ class Trainer(ResumableRun):
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean cross-entropy in nats per token on the validation split, every picture in its own fixed order."""
+        """Mean cross-entropy in nats per token on the validation split, every image in its own fixed order."""
         self.model.eval()
         losses = []
         for tokens, labels, order in self.validation_loader:  # (B, N), (B,), (B, N)
@@ -250,13 +247,12 @@ class Trainer(ResumableRun):
 
     def _training_loader(self, rows):
         config = self.config
-        rows = token_dataset(rows, config.token_column, config.label_column, config.seed)
-        samples = KeyedSamples(rows, config.seed, self.annealing, self.grid)
+        samples = KeyedSamples(token_tensors(rows, config.seed), config.seed, self.annealing, self.grid)
         processes = self.accelerator.num_processes
         return make_loader(samples, config.batch_size, config.num_workers, True, processes, collate)
 
     def _validation_loader(self, rows):
-        columns = token_dataset(rows, self.config.token_column, self.config.label_column)[:]
+        columns = token_tensors(rows)[:]
         generator = torch.Generator().manual_seed(self.config.seed)
         order = make_order(self.annealing.order, *self.grid, batch_size=len(rows), generator=generator)
         return make_loader(TensorDataset(columns["tokens"], columns["label"], order), self.config.batch_size)

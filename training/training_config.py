@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.orders import ORDER_NAMES
 
 from .annealing import Annealing
 from .optimization import ALL_SCHEDULES
-from .validation import check_choice, check_fraction, check_not_negative, check_positive, check_resume
+from .run_config import RunConfig
+from .validation import check_choice, check_fraction, check_not_negative, check_positive
 
 
 MODELS = {"randar": RandARForCausalLM, "rar": RARForCausalLM}
@@ -28,18 +30,15 @@ MODEL_FIELDS = (
 
 
 @dataclass(kw_only=True)
-class TrainingConfig:
+class TrainingConfig(RunConfig):
     """Settings of `train`; every field is an option of `randar-hf train`. The defaults are the published L model."""
 
-    dataset: str = field(metadata={"help": "token rows: parquet folder or file, or a data set's Hub name"})
-    output_dir: str = field(metadata={"help": "folder for checkpoints, previews and the trained model"})
+    SCHEDULES: ClassVar[tuple[str, ...]] = tuple(ALL_SCHEDULES)
+
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "folder or Hub name of the tokens' tokenizer; draws previews and makes a pipeline"},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    validation_split: str | None = field(default=None, metadata={"help": "held-out split for the validation loss"})
     token_column: str = field(default="tokens", metadata={"help": "column of the tokens"})
     label_column: str = field(default="label", metadata={"help": "column of the classes"})
 
@@ -55,10 +54,10 @@ class TrainingConfig:
         metadata={"help": "order of training, to which rar is annealed; random for randar, raster for rar"},
     )
     annealing_start: int | None = field(
-        default=None, metadata={"help": "steps of permuted pictures alone; half of max_steps for rar"}
+        default=None, metadata={"help": "steps of permuted images alone; half of max_steps for rar"}
     )
     annealing_end: int | None = field(
-        default=None, metadata={"help": "step from which no picture is permuted; three quarters of max_steps for rar"}
+        default=None, metadata={"help": "step from which no image is permuted; three quarters of max_steps for rar"}
     )
     hidden_size: int | None = field(default=None, metadata={"help": "width of the model; the published L's"})
     intermediate_size: int | None = field(
@@ -70,7 +69,7 @@ class TrainingConfig:
         default=None, metadata={"help": "rope (the default), dense, merge or none; of randar alone"}
     )
     class_dropout: float | None = field(
-        default=None, metadata={"help": "share of pictures trained without their class; 0.1"}
+        default=None, metadata={"help": "share of images trained without their class; 0.1"}
     )
     token_dropout: float | None = field(
         default=None, metadata={"help": "dropout on token embeddings; 0.1, of randar alone"}
@@ -83,10 +82,8 @@ class TrainingConfig:
         default=None, metadata={"help": "dropout on attention weights; 0 for randar, 0.1 for rar"}
     )
 
-    batch_size: int = field(default=32, metadata={"help": "pictures per micro-step and process"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-steps per optimizer step"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes per optimizer step"})
     max_steps: int = field(default=360_000, metadata={"help": "optimizer steps"})
-    learning_rate: float = field(default=4e-4, metadata={"help": "highest learning rate"})
     lr_schedule: str = field(
         default="cosine", metadata={"help": "cosine, linear, constant or constant_linear after the warm-up"}
     )
@@ -100,10 +97,6 @@ class TrainingConfig:
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's decay of matrices"})
     adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    max_skipped_steps: int = field(
-        default=100, metadata={"help": "steps without a finite gradient, one after another, that are skipped"}
-    )
     ema_decay: float | None = field(
         default=None, metadata={"help": "decay of a moving average of the weights, which becomes the model"}
     )
@@ -111,32 +104,16 @@ class TrainingConfig:
         default=False, metadata={"help": "compute activations again in the backward pass, to save memory"}
     )
     compile: bool = field(default=False, metadata={"help": "compile the model with torch.compile"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, shuffling, orders and dropout"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
-    num_workers: int = field(default=0, metadata={"help": "processes that read rows"})
-
-    logging_steps: int = field(default=50, metadata={"help": "optimizer steps between two log lines"})
     validation_steps: int = field(default=1000, metadata={"help": "optimizer steps between validations and previews"})
-    checkpointing_steps: int = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
-    checkpoints_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
-    report_to: str = field(
-        default="none", metadata={"help": "tracker: none, tensorboard, wandb, trackio, ...; several with commas"}
-    )
     push_to_hub: str | None = field(
         default=None, metadata={"help": "repository on the Hub to which the trained model or pipeline is pushed"}
     )
-    resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
-    overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
 
     def __post_init__(self):
-        check_positive(self, "batch_size", "gradient_accumulation_steps", "max_steps", "learning_rate")
-        check_positive(self, "max_grad_norm", "logging_steps", "validation_steps", "checkpointing_steps")
-        check_positive(self, "checkpoints_total_limit")
-        check_not_negative(self, "warmup_steps", "weight_decay", "num_workers", "max_skipped_steps")
+        super().__post_init__()
+        check_positive(self, "gradient_accumulation_steps", "validation_steps")
         check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
-        check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         self._check_schedule()
-        check_resume(self)
         check_choice(self, "model_type", tuple(MODELS))
         self._check_model_fields()
         self._check_fine_tuning()
@@ -145,8 +122,7 @@ class TrainingConfig:
         self._check_annealing()
         if self.position_instruction == "none" and self.annealing != Annealing("raster"):
             raise ValueError(
-                "`position_instruction`: 'none' was given; it must be another one for any `order` but 'raster' and "
-                "for annealing"
+                "`position_instruction` must be another one for any `order` but 'raster' and for annealing, got 'none'"
             )
 
     @property
@@ -169,64 +145,57 @@ class TrainingConfig:
         return {name: getattr(self, name) for name in MODEL_FIELDS if getattr(self, name) is not None}
 
     def _check_schedule(self):
-        check_choice(self, "lr_schedule", tuple(ALL_SCHEDULES))
         if self.final_learning_rate and self.lr_schedule not in ("cosine", "constant_linear"):
             raise ValueError(
-                f"`final_learning_rate`: {self.final_learning_rate} was given; it must be 0 for {self.lr_schedule!r}"
+                f"`final_learning_rate` must be 0 for {self.lr_schedule!r}, got {self.final_learning_rate}"
             )
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             raise ValueError(
-                f"`final_learning_rate`: {self.final_learning_rate} was given; it must be at least 0 and at most "
-                f"`learning_rate`, {self.learning_rate}"
+                f"`final_learning_rate` must be at least 0 and at most `learning_rate`, {self.learning_rate}, got "
+                f"{self.final_learning_rate}"
             )
         if self.lr_schedule != "constant_linear":
             if self.decay_start is not None:
                 raise ValueError(
-                    f"`decay_start`: {self.decay_start} was given; the schedule {self.lr_schedule!r} has none"
+                    f"`decay_start` must be None for the schedule {self.lr_schedule!r}, got {self.decay_start}"
                 )
         elif self.decay_start is None:
-            raise ValueError("`decay_start`: it must be given for the schedule 'constant_linear'")
+            raise ValueError("`decay_start` must be given for the schedule 'constant_linear'")
         elif not self.warmup_steps <= self.decay_start < self.max_steps:
             raise ValueError(
-                f"`decay_start`: {self.decay_start} was given; it must be at least `warmup_steps`, "
-                f"{self.warmup_steps}, and below `max_steps`, {self.max_steps}"
+                f"`decay_start` must be at least `warmup_steps`, {self.warmup_steps}, and below `max_steps`, "
+                f"{self.max_steps}, got {self.decay_start}"
             )
 
     def _check_model_fields(self):
         config_class = MODELS[self.model_type].config_class
         for name, value in self.model_fields.items():
             if not hasattr(config_class, name):
-                raise ValueError(f"`{name}`: {value!r} was given; a model of the type {self.model_type!r} has none")
+                raise ValueError(f"`{name}` must be None for a model of the type {self.model_type!r}, got {value!r}")
 
     def _check_fine_tuning(self):
         if self.lora_rank is not None:
-            if not isinstance(self.lora_rank, int) or self.lora_rank < 1:
-                raise ValueError(f"`lora_rank`: {self.lora_rank} was given; it must be a whole number above 0")
+            check_positive(self, "lora_rank")
             if self.pretrained_model is None:
-                raise ValueError("`pretrained_model`: it must be given, since `lora_rank` is")
+                raise ValueError("`pretrained_model` must be given, since `lora_rank` is")
         if self.pretrained_model is not None:
             path, output_dir = Path(self.pretrained_model), Path(self.output_dir).expanduser()
             if path.exists() and path.resolve().is_relative_to(output_dir.resolve()):
                 raise ValueError(
-                    f"`output_dir`: {self.output_dir!r} was given, which holds `pretrained_model`, "
-                    f"{self.pretrained_model!r}; choose another folder"
+                    f"`output_dir` must not hold `pretrained_model` {self.pretrained_model!r}, got {self.output_dir!r}"
                 )
 
     def _check_annealing(self):
         names = ("annealing_start", "annealing_end")
         given = [name for name in names if getattr(self, name) is not None]
-        for name in given:
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"`{name}`: {getattr(self, name)} was given; it must be a whole number of steps")
         check_not_negative(self, *given)
         if len(given) == 1:
             other = names[1 - names.index(given[0])]
-            raise ValueError(f"`{other}`: it must be given, since `{given[0]}` is")
+            raise ValueError(f"`{other}` must be given, since `{given[0]}` is")
         if given and self.annealing_end < self.annealing_start:
             raise ValueError(
-                f"`annealing_end`: {self.annealing_end} was given; it must be at least `annealing_start`, "
-                f"{self.annealing_start}"
+                f"`annealing_end` must be at least `annealing_start`, {self.annealing_start}, got {self.annealing_end}"
             )
         if given and self.annealing.order == "random":
             others = ", ".join(repr(name) for name in ORDER_NAMES if name != "random")
-            raise ValueError(f"`order`: annealing to 'random' was asked for; it must be one of {others}")
+            raise ValueError(f"`order` must be one of {others} for annealing, got 'random'")

@@ -24,7 +24,7 @@ from .bench import fill_zero_weights, model_config, peak_memory
 from .devices import check_device
 from .training import TrainingConfig
 from .training.accelerator import endless_batches, make_accelerator
-from .training.model_making import make_model
+from .training.model_building import build_model
 from .training.throughput import device_peak, flops_per_image
 from .training.trainer import Trainer
 
@@ -147,7 +147,7 @@ def time_our_steps(bench: TrainingBench) -> dict[str, Any]:
     sizes = model_config(bench.model_type, bench.size)
     if bench.model_type == "rar":
         sizes.merged_positions = False  # those of the shipped one were merged after its training
-    model = make_model(config, sizes)
+    model = build_model(config, sizes)
     fill_zero_weights(model)
     tokens, classes = random_rows(bench)
     rows = Dataset.from_dict({"tokens": tokens.numpy(), "label": classes.numpy()})
@@ -156,7 +156,7 @@ def time_our_steps(bench: TrainingBench) -> dict[str, Any]:
 
     def steps() -> Iterator[torch.Tensor]:
         for epoch, _, batch in endless_batches(trainer.loader):
-            trainer.micro_step(batch, epoch)
+            trainer.training_step(batch, epoch)
             if accelerator.sync_gradients:
                 yield torch.stack(trainer.losses).mean()
                 trainer.losses.clear()

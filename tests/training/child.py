@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from randar_hf import RandARForCausalLM
 from randar_hf.training import TokenizerTrainingConfig, TrainingConfig
 from randar_hf.training.checkpoints import list_checkpoints
-from randar_hf.training.outputs import RUN_FILE
+from randar_hf.training.run_settings import RUN_FILE
 from randar_hf.training.tokenizer_training import train_tokenizer
 from randar_hf.training.trainer import train
 

@@ -15,7 +15,7 @@ from torch import nn
 from randar_hf import RandARForCausalLM, cli
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.failures import TrainingError, explain_failures
-from randar_hf.training.optimization import StepGuard, make_optimizer
+from randar_hf.training.optimization import NonFiniteGuard, make_optimizer
 from randar_hf.training.randomness import KeyedSamples
 from randar_hf.training.trainer import Trainer
 
@@ -49,7 +49,7 @@ def make_step(guard_norm: float | None):
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
     optimizer = make_optimizer(model, 0.1, 0.1)
-    guard = StepGuard(optimizer, torch.device("cpu"))
+    guard = NonFiniteGuard(optimizer, torch.device("cpu"))
     norms = [1.0] if guard_norm is None else [1.0, guard_norm]
     for norm in norms:
         for parameter in model.parameters():
@@ -197,7 +197,7 @@ def test_too_little_memory(settings, monkeypatch, capsys, error):
     assert cli.main(["train", *words]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(
-        "randar-hf train: error: `batch_size`: 4 was given, for which the memory is too small; lower"
+        "randar-hf train: error: `batch_size` must be smaller for the memory there is, got 4; lower"
     )
     assert line.endswith("; there is no checkpoint yet") and "more" not in line.split("(")[1]
 
@@ -210,6 +210,6 @@ def test_other_errors_pass_as_they_are():
 
 
 def test_memory_that_really_is_too_small(settings):
-    with pytest.raises(TrainingError, match="`batch_size`: 4 was given, for which the memory is too small"):
+    with pytest.raises(TrainingError, match="`batch_size` must be smaller for the memory there is, got 4"):
         with explain_failures("run", 4, "lower it", str):
             torch.empty(2**50, dtype=torch.float64)

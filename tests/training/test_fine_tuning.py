@@ -14,7 +14,7 @@ from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.annealing import Annealing
 from randar_hf.training.fine_tuning import follow_pretrained, known_class, read_pretrained
-from randar_hf.training.model_making import make_model
+from randar_hf.training.model_building import build_model
 
 
 OLD_NAMES = {0: "down", 1: "diagonal", 2: "dots"}
@@ -119,7 +119,7 @@ def test_another_start_is_another_recipe(settings, pretrain, tmp_path):
     tune(settings, folder)
     tune(settings, folder, hidden_size=32, order="random", resume="latest")  # as in the pretrained model
     shutil.copytree(folder, tmp_path / "other")
-    with pytest.raises(ValueError, match=r"`pretrained_model`: '.*other' was given; it must be .*`lora_rank`: 2 was"):
+    with pytest.raises(ValueError, match=r"`pretrained_model` must be .*other'.*`lora_rank` must be .*, got 2"):
         tune(settings, str(tmp_path / "other"), lora_rank=2, resume="latest")
 
 
@@ -212,7 +212,7 @@ def test_merged_positions_are_trained_in_their_order_alone(settings, pretrain):
         {"annealing_start": 1, "annealing_end": 2},
         {"order": "z_curve", "annealing_start": 0, "annealing_end": 2},
     ):
-        with pytest.raises(ValueError, match="`order`: .* can only be trained in the order 'z_curve', without anneal"):
+        with pytest.raises(ValueError, match="`order` must be 'z_curve', without annealing"):
             tune(settings, folder, **change)
     assert not Path(settings["output_dir"]).exists()
     tuned = RARForCausalLM.from_pretrained(tune(settings, folder, annealing_start=0, annealing_end=0))
@@ -223,7 +223,7 @@ def test_merged_positions_are_trained_in_their_order_alone(settings, pretrain):
 def test_a_model_without_position_instructions_is_trained_in_raster_order(settings, pretrain):
     folder = pretrain(position_instruction="none")
     assert orders_of(settings, folder) == Annealing("raster")
-    with pytest.raises(ValueError, match="`order`: 'z_curve' was asked for; .* in the order 'raster'"):
+    with pytest.raises(ValueError, match="`order` must be 'raster', without annealing, .* got 'z_curve'"):
         tune(settings, folder, order="z_curve")
     tuned = RandARForCausalLM.from_pretrained(tune(settings, folder))
     assert tuned.config.position_instruction == "none" and tuned.generation_config.order == "raster"
@@ -232,12 +232,12 @@ def test_a_model_without_position_instructions_is_trained_in_raster_order(settin
 @pytest.mark.parametrize(
     ("overrides", "change", "message"),
     [
-        ({}, {"model_type": "rar"}, "`model_type`: 'rar' was given; it must be 'randar', that of `pretrained_model`"),
+        ({}, {"model_type": "rar"}, "`model_type` must be 'randar', that of `pretrained_model`, .*, got 'rar'"),
         (
             {},
             {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "position_instruction": "dense"},
-            "`hidden_size`: 64 was given; it must be 32; `num_attention_heads`: 8 was given; it must be 4; "
-            "`position_instruction`: 'dense' was given; it must be 'rope', as in `pretrained_model`, ",
+            "`hidden_size` must be 32, got 64; `num_attention_heads` must be 4, got 8; "
+            "`position_instruction` must be 'rope', got 'dense': as in `pretrained_model`, ",
         ),
         ({"vocab_size": 32}, {}, r"`pretrained_model`: .* 32 codes on a grid of \(4, 4\); .* 16 codes on a grid of"),
         ({"grid_size": (2, 8)}, {}, r"`pretrained_model`: .* grid of \(2, 8\); the tokens .* grid of \(4, 4\)"),
@@ -259,7 +259,7 @@ def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_
         tune(settings, str(tokenizer_folder))
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="`pretrained_model`: '.*bert' is a model of the type 'bert'; .* 'randar', "):
+    with pytest.raises(ValueError, match="`pretrained_model` must be of the type 'randar' or 'rar', got 'bert'"):
         tune(settings, str(tmp_path / "bert"))
     folder = pretrain()
     weights = Path(folder, "model.safetensors")
@@ -278,7 +278,7 @@ def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_
 def test_the_pretrained_model_is_not_overwritten(settings, pretrain):
     folder = pretrain()
     for output_dir in (folder, str(Path(folder).parent)):
-        with pytest.raises(ValueError, match="`output_dir`: .* holds `pretrained_model`"):
+        with pytest.raises(ValueError, match="`output_dir` must not hold `pretrained_model`"):
             tune(settings, folder, output_dir=output_dir, overwrite=True)
     assert RandARForCausalLM.from_pretrained(folder)
 
@@ -289,11 +289,11 @@ def test_new_rows_follow_the_seed(settings, pretrain):
     rows = []
     for seed in (1, 1, 2):
         config = TrainingConfig(**settings, pretrained_model=folder, seed=seed)
-        rows.append(make_model(config, pretrained.config, pretrained).model.embed_classes.weight)
+        rows.append(build_model(config, pretrained.config, pretrained).model.embed_classes.weight)
     assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])  # all classes are known
     pretrained.id2label.clear()
     rows = [
-        make_model(TrainingConfig(**settings, pretrained_model=folder, seed=seed), pretrained.config, pretrained)
+        build_model(TrainingConfig(**settings, pretrained_model=folder, seed=seed), pretrained.config, pretrained)
         for seed in (1, 1, 2)
     ]
     rows = [model.model.embed_classes.weight for model in rows]

@@ -156,7 +156,7 @@ def test_two_processes_train_the_same_adapter(start_training, settings, tmp_path
 
 
 def test_steps_without_a_finite_gradient_are_skipped(settings, monkeypatch, read_metrics):
-    step = Trainer.micro_step
+    step = Trainer.training_step
 
     def spoil(self, batch, epoch):
         hook = None
@@ -167,7 +167,7 @@ def test_steps_without_a_finite_gradient_are_skipped(settings, monkeypatch, read
             hook.remove()
         return result
 
-    monkeypatch.setattr(Trainer, "micro_step", spoil)
+    monkeypatch.setattr(Trainer, "training_step", spoil)
     folder = train(TrainingConfig(**settings))
     assert [row["skipped_steps"] for row in read_metrics(folder)] == [0, 0, 1, 1, 1, 1]
 
@@ -187,9 +187,9 @@ def test_frozen_weights_cost_two_thirds(make_model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lora_rank": 0}, "`lora_rank`: 0 was given; it must be a whole number above 0"),
-        ({"lora_rank": 1.5}, "`lora_rank`: 1.5 was given"),
-        ({"pretrained_model": None}, "`pretrained_model`: it must be given, since `lora_rank` is"),
+        ({"lora_rank": 0}, "`lora_rank` must be above 0, got 0"),
+        ({"lora_rank": 1.5}, "`lora_rank` must be a whole number or null, got 1.5"),
+        ({"pretrained_model": None}, "`pretrained_model` must be given, since `lora_rank` is"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(settings, change, message):

@@ -45,15 +45,21 @@ def test_the_published_constant_then_linear_schedule():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr_schedule": "constant_linear"}, "`decay_start`: it must be given for the schedule 'constant_linear'"),
-        ({"lr_schedule": "constant_linear", "decay_start": 6}, "`decay_start`: 6 was given; .*below `max_steps`, 6"),
-        ({"lr_schedule": "constant_linear", "decay_start": 1}, "`decay_start`: 1 was given; .*`warmup_steps`, 2"),
-        ({"decay_start": 3}, "`decay_start`: 3 was given; the schedule 'cosine' has none"),
-        ({"lr_schedule": "linear", "final_learning_rate": 1e-3}, "`final_learning_rate`: 0.001 .*0 for 'linear'"),
-        ({"final_learning_rate": 0.1}, "`final_learning_rate`: 0.1 was given; .*`learning_rate`, 0.01"),
-        ({"final_learning_rate": -0.1}, "`final_learning_rate`: -0.1 was given; .*at least 0"),
-        ({"ema_decay": 1.0}, "`ema_decay`: 1.0 was given"),
-        ({"max_skipped_steps": -1}, "`max_skipped_steps`: -1 was given"),
+        ({"lr_schedule": "constant_linear"}, "`decay_start` must be given for the schedule 'constant_linear'"),
+        ({"lr_schedule": "constant_linear", "decay_start": 6}, "`decay_start` must be .*below `max_steps`, 6, got 6"),
+        (
+            {"lr_schedule": "constant_linear", "decay_start": 1},
+            "`decay_start` must be .*`warmup_steps`, 2, .*got 1",
+        ),
+        ({"decay_start": 3}, "`decay_start` must be None for the schedule 'cosine', got 3"),
+        (
+            {"lr_schedule": "linear", "final_learning_rate": 1e-3},
+            "`final_learning_rate` must be 0 for 'linear'",
+        ),
+        ({"final_learning_rate": 0.1}, "`final_learning_rate` must be .*`learning_rate`, 0.01, got 0.1"),
+        ({"final_learning_rate": -0.1}, "`final_learning_rate` must be at least 0 .*got -0.1"),
+        ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and below 1, got 1.0"),
+        ({"max_skipped_steps": -1}, "`max_skipped_steps` must be at least 0, got -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(training_settings, change, message):

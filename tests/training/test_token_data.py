@@ -139,9 +139,9 @@ def test_the_tokenizer_is_known_by_weights_and_configuration(token_folder, token
     vqvae = load_tokenizer(str(tokenizer_folder))
     check_tokenizer(settings, vqvae)
     vqvae.register_to_config(_pixel_range=[0.0, 1.0])
-    with pytest.raises(ValueError, match="`tokenizer`: .*same weights with .*0.0, 1.0.* was given"):
+    with pytest.raises(ValueError, match="`tokenizer` must .*same weights with .*, got .*0.0, 1.0"):
         check_tokenizer(settings, vqvae)
     vqvae = load_tokenizer(str(tokenizer_folder))
     vqvae.quantize.embedding.weight.data[0, 0] += 1
-    with pytest.raises(ValueError, match="`tokenizer`: the tokens were made by the tokenizer"):
+    with pytest.raises(ValueError, match="`tokenizer` must be the one that made the tokens"):
         check_tokenizer(settings, vqvae)

@@ -13,7 +13,7 @@ from datasets import Image
 from PIL import Image as PILImage
 
 from randar_hf.training import TokenizingConfig, tokenize_images
-from randar_hf.training.data.image_rows import PictureRows
+from randar_hf.training.data.image_rows import ImageRows
 from randar_hf.training.data.reading import load_rows
 from randar_hf.training.data.token_files import read_settings
 from randar_hf.training.data.token_writer import TokenFolder
@@ -23,16 +23,16 @@ SLOWLY = """
 import os, sys, time
 from pathlib import Path
 from randar_hf import cli
-from randar_hf.training.data.image_rows import PictureRows
+from randar_hf.training.data.image_rows import ImageRows
 
-load = PictureRows.load
+load = ImageRows.load
 
 def slow_load(self, row):
     time.sleep(float(sys.argv[1]))
     Path(__file__).with_name("read-by-" + os.environ.get("RANK", "0")).touch()
     return load(self, row)
 
-PictureRows.load = slow_load
+ImageRows.load = slow_load
 if __name__ == "__main__":
     sys.exit(cli.main(sys.argv[2:]))
 """
@@ -98,7 +98,7 @@ def stop_at(monkeypatch, owner, method: str, call: int, before: bool) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("owner", "method", "calls"),
-    [(TokenFolder, "write_file", [1, 2, 3, 4, 5]), (PictureRows, "encode", [1, 2, 8]), (TokenFolder, "skip", [1, 2])],
+    [(TokenFolder, "write_file", [1, 2, 3, 4, 5]), (ImageRows, "encode", [1, 2, 8]), (TokenFolder, "skip", [1, 2])],
     ids=["file", "batch", "skip"],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -127,7 +127,7 @@ def test_a_run_may_be_stopped_again_and_again(streaming, settings, whole, monkey
             with pytest.raises(KeyboardInterrupt):
                 tokenize_images(config)
     encoded = []
-    monkeypatch.setattr(PictureRows, "encode", count_calls(PictureRows.encode, encoded))
+    monkeypatch.setattr(ImageRows, "encode", count_calls(ImageRows.encode, encoded))
     written = contents(tokenize_images(config))
     assert written["rows"] == whole["rows"] and (streaming or written == whole)
     assert len(encoded) == 1  # the one row of the last file
@@ -144,7 +144,7 @@ def test_finished_files_of_a_stream_are_not_read_again(pictures, settings, tmp_p
         with pytest.raises(KeyboardInterrupt):
             tokenize_images(config)
     reads = []
-    monkeypatch.setattr(PictureRows, "read", count_calls(PictureRows.read, reads))
+    monkeypatch.setattr(ImageRows, "read", count_calls(ImageRows.read, reads))
     tokenize_images(config)
     assert [(part, start) for _, part, start in reads] == [(2, 0)]
 

@@ -186,13 +186,13 @@ def test_another_recipe_is_refused_with_all_that_differs(training_settings):
     with pytest.raises(ValueError, match="as in '.*checkpoint-3', to resume") as error:
         train(TrainingConfig(**other, resume="checkpoint-3"))
     for part in (
-        "`seed`: 1 was given; it must be 0",
-        "`learning_rate`: 0.5 was given; it must be 0.01",
-        "`max_steps`: 7 was given; it must be 6",
-        "`hidden_size`: 32 was given; it must be 16",
+        "`seed` must be 0, got 1",
+        "`learning_rate` must be 0.01, got 0.5",
+        "`max_steps` must be 6, got 7",
+        "`hidden_size` must be 16, got 32",
     ):
         assert part in str(error.value)
-    assert str(error.value).count("was given") == 4
+    assert str(error.value).count(", got ") == 4
     assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
 
 
@@ -215,8 +215,10 @@ def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_fo
 
 
 def test_resuming_nothing_is_an_error(training_settings):
-    with pytest.raises(ValueError, match="`resume`: there is no checkpoint"):
+    with pytest.raises(ValueError, match="`output_dir`: .*run' holds no run to resume"):
         train(TrainingConfig(**training_settings, resume="latest"))
+    assert not Path(training_settings["output_dir"]).exists()
+    train(TrainingConfig(**training_settings))
     with pytest.raises(ValueError, match="`resume`: there is no checkpoint 'elsewhere'"):
         train(TrainingConfig(**training_settings, resume="elsewhere"))
 
@@ -240,7 +242,7 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     other = VQModel.from_pretrained(tokenizer_folder)
     other.quantize.embedding.weight.data += 1
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="`tokenizer`: the tokens were made by the tokenizer"):
+    with pytest.raises(ValueError, match="`tokenizer` must be the one that made the tokens"):
         train(TrainingConfig(**training_settings, tokenizer=str(tmp_path / "other")))
 
 
@@ -256,10 +258,10 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     ],
 )
 def test_settings_out_of_range_are_named(training_settings, setting, value):
-    with pytest.raises(ValueError, match=f"`{setting}`: "):
+    with pytest.raises(ValueError, match=f"`{setting}` must be "):
         TrainingConfig(**{**training_settings, setting: value})
 
 
 def test_batch_larger_than_the_data_is_named(training_settings):
-    with pytest.raises(ValueError, match="`batch_size`: 100 was given"):
+    with pytest.raises(ValueError, match="`batch_size` must be at most .*, got 100"):
         train(TrainingConfig(**{**training_settings, "batch_size": 100}))

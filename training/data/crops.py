@@ -1,27 +1,27 @@
-"""Pictures of any kind to RGB, their centred square as in ADM, and the crops of it that become tokens."""
+"""Images of any kind to RGB, their centred square as in ADM, and the crops of it that become tokens."""
 
 import numpy as np
 import torch
 from PIL import Image
 
 
-AUGMENTATIONS = {"none": 1, "adm": 2, "ten_crop": 10}  # crops per picture
+AUGMENTATIONS = {"none": 1, "adm": 2, "ten_crop": 10}  # crops per image
 TEN_CROP_SCALE = 1.1
 
 
 def centre_crop(num_crops: int) -> int:
-    """Which of the crops of a picture is the middle of it as it is: the fifth of ten, else the first."""
+    """Which of the crops of an image is the middle of it as it is: the fifth of ten, else the first."""
     return 4 if num_crops == AUGMENTATIONS["ten_crop"] else 0
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as 8-bit RGB.
+    """An image of any mode as 8-bit RGB.
 
     16 bits are scaled to 8, palettes are looked up, CMYK is converted without a profile, and transparency is dropped:
     what lies below it shows. The orientation that a camera noted is not applied.
 
     Raises:
-        ValueError: the picture holds floating point numbers, whose range nothing tells.
+        ValueError: the image holds floating point numbers, whose range nothing tells.
     """
     if image.mode == "F":
         raise ValueError("pixels are floating point numbers")
@@ -34,13 +34,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """The centred square of a picture, `size` pixels a side, as ADM cuts it.
+    """The centred square of an image, `size` pixels a side, as ADM cuts it.
 
-    The picture is halved by 2 x 2 means while its short side is at least twice `size`, scaled by a bicubic filter
+    The image is halved by 2 x 2 means while its short side is at least twice `size`, scaled by a bicubic filter
     until the short side is `size`, and cropped.
 
     Raises:
-        ValueError: the picture is so narrow that the scaled one would not fit into memory.
+        ValueError: the image is so narrow that the scaled one would not fit into memory.
     """
     image = to_rgb(image)
     while min(image.size) >= 2 * size:
@@ -59,7 +59,7 @@ def square_size(augmentation: str, size: int) -> int:
 
 
 def cut_crops(squares: torch.Tensor, size: int, augmentation: str) -> list[torch.Tensor]:
-    """The crops of pictures.
+    """The crops of images.
 
     Args:
         squares: (B, 3, S, S) with S = `square_size(augmentation, size)`.
@@ -68,7 +68,7 @@ def cut_crops(squares: torch.Tensor, size: int, augmentation: str) -> list[torch
             (top left, top right, bottom left, bottom right) and the middle, and the same five of the mirror image.
 
     Returns:
-        Tensors (B, 3, size, size), one for each crop of a picture.
+        Tensors (B, 3, size, size), one for each crop of an image.
     """
     mirrored = squares.flip(-1)
     if augmentation == "ten_crop":

@@ -1,4 +1,4 @@
-"""Rows of pictures as `tokenize` wants them: read undecoded one after another, cut in threads, encoded in batches."""
+"""Rows of images as `tokenize` wants them: read undecoded one after another, cut in threads, encoded in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class SourceRow:
     identifier: str | None
 
 
-class PictureRows:
-    """The pictures of a data set, in parts that processes can share.
+class ImageRows:
+    """The images of a data set, in parts that processes can share.
 
     A memory-mapped data set has a part for each file of tokens, a streamed one a part for each of its own files.
 
@@ -39,7 +39,7 @@ class PictureRows:
         vqvae: the tokenizer, on its device.
 
     Raises:
-        ValueError: there is no such data set or column, or it holds no pictures or no labels, or the size does not
+        ValueError: there is no such data set or column, or it holds no images or no labels, or the size does not
             suit the tokenizer.
     """
 
@@ -53,9 +53,7 @@ class PictureRows:
         self.rows = _undecoded(rows, config.image_column, config.label_column)
         self.image_size = config.image_size or vqvae.config.sample_size
         if self.image_size % downsampling(vqvae):
-            raise ValueError(
-                f"`image_size`: {self.image_size} was given; it must be a multiple of {downsampling(vqvae)}"
-            )
+            raise ValueError(f"`image_size` must be a multiple of {downsampling(vqvae)}, got {self.image_size}")
         side = self.image_size // downsampling(vqvae)
         crops = AUGMENTATIONS[config.augmentation]
         self.schema = TokenSchema(settings=token_settings(vqvae, side, side), num_crops=crops, label=label)
@@ -99,11 +97,11 @@ class PictureRows:
         """Label and centred square, (S, S, 3) uint8, of a row.
 
         Raises:
-            Exception: of any kind if the picture cannot be read.
+            Exception: of any kind if the image cannot be read.
         """
         content = row.content
         if content is None:
-            raise ValueError("there is no picture")
+            raise ValueError("there is no image")
         if isinstance(content, str):
             with fsspec.open(content, "rb") as file:
                 content = file.read()
@@ -136,7 +134,7 @@ def _classes(rows, column: str, dataset: str) -> tuple[ClassLabel | Value, dict[
 
 
 def _undecoded(rows, image_column: str, label_column: str):
-    """The columns that are needed, with pictures as bytes or paths."""
+    """The columns that are needed, with images as bytes or paths."""
     check_column(rows, "image_column", image_column)
     feature = rows.features[image_column]
     rows = rows.select_columns([name for name in (image_column, label_column, "__key__") if name in rows.column_names])
@@ -144,5 +142,5 @@ def _undecoded(rows, image_column: str, label_column: str):
         return rows.cast_column(image_column, Image(decode=False))
     is_struct = isinstance(feature, dict) and "bytes" in feature
     if not is_struct and not (isinstance(feature, Value) and ("binary" in feature.dtype or "string" in feature.dtype)):
-        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no pictures")
+        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images")
     return rows

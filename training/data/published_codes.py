@@ -20,7 +20,7 @@ from .token_writer import TokenSchema
 def read_randar_codes(path: Path) -> Iterator[SourceRow]:
     """Rows of RandAR's `imagenet-*_codes.tar`, in its order, or of the folder that was unpacked from it, by number.
 
-    A picture is `CLASS/NUMBER.npy` in a folder of any name, (A, N) whole numbers.
+    An image is `CLASS/NUMBER.npy` in a folder of any name, (A, N) whole numbers.
 
     Raises:
         ValueError: the archive is cut off, or the folder of a class is not named by its number.
@@ -53,11 +53,11 @@ def _class_number(folder: Path) -> int:
 def read_llamagen_codes(path: Path) -> Iterator[SourceRow]:
     """Rows of LlamaGen's folders `*_codes` and `*_labels`, by number.
 
-    A picture is `NUMBER.npy` in both, (1, A, N) and (1,) whole numbers. As in LlamaGen's own data set, a folder
-    `..._ten_crop` with a `..._ten_crop_105` beside it stands for both: a picture then has the crops of the two.
+    An image is `NUMBER.npy` in both, (1, A, N) and (1,) whole numbers. As in LlamaGen's own data set, a folder
+    `..._ten_crop` with a `..._ten_crop_105` beside it stands for both: an image then has the crops of the two.
 
     Raises:
-        ValueError: there are no such folders, or a picture lacks its label.
+        ValueError: there are no such folders, or an image lacks its label.
     """
     codes, labels = _llamagen_folders(path)
     second = path.with_name(path.name + "_105")
@@ -90,7 +90,7 @@ READERS = {"randar": read_randar_codes, "llamagen": read_llamagen_codes, "rar": 
 
 
 class CodeRows:
-    """The rows of published token files, in one part; with the methods of `PictureRows`.
+    """The rows of published token files, in one part; with the methods of `ImageRows`.
 
     Args:
         config: a `TokenizingConfig`.

@@ -1,4 +1,4 @@
-"""Reading rows: a data set's Hub name, folders or files of pictures, with one set of error messages."""
+"""Reading rows: a data set's Hub name, folders or files of images, with one set of error messages."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def load_rows(
     """Load one split of a data set.
 
     Args:
-        dataset: a folder of pictures (one sub-folder per class), of parquet files or of webdataset tars; a parquet or
+        dataset: a folder of images (one sub-folder per class), of parquet files or of webdataset tars; a parquet or
             tar file, or a pattern of such, as `"shards/*.tar"`; a folder that `Dataset.save_to_disk` wrote; or any
             name that `datasets.load_dataset` knows.
         split: name of the split; a lone folder or file is the split `"train"`.
@@ -105,7 +105,7 @@ def is_hidden(file: Path, folder: Path) -> bool:
 
 
 def class_folders(path: Path) -> list[str]:
-    """Sorted names of the classes of a folder of pictures, empty ones included; none where the pictures lie loose.
+    """Sorted names of the classes of a folder of images, empty ones included; none where the images lie loose.
 
     The classes are the sub-folders of `train`, `validation` and other splits, or those of `path` if it has no splits.
     """
@@ -139,24 +139,6 @@ def check_column(rows: Dataset, argument: str, column: str) -> None:
         )
 
 
-def label_names(rows: Dataset, column: str) -> list[str]:
-    """Names of the classes of a label column: those of its `ClassLabel`, or the numbers as text.
-
-    Raises:
-        ValueError: the column is not there, or holds neither a `ClassLabel` nor whole numbers from 0.
-    """
-    check_column(rows, "label_column", column)
-    feature = rows.features[column]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    if not _is_whole(feature):
-        raise ValueError(f"`label_column`: {column!r} holds {feature}; whole numbers or a ClassLabel are needed")
-    labels = np.asarray(rows.with_format("numpy")[column][:])
-    if labels.min() < 0:
-        raise ValueError(f"`label_column`: {column!r} holds {labels.min()}; labels start at 0")
-    return [str(label) for label in range(labels.max() + 1)]
-
-
 def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | Value:
     """What the labels of a column are as numbers: a `ClassLabel`, of sorted names for texts, or numbers as they are.
 
@@ -167,7 +149,7 @@ def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | 
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         return feature
-    if _is_whole(feature):
+    if is_whole(feature):
         return Value("int64")
     if not (isinstance(feature, Value) and "string" in feature.dtype):
         raise ValueError(
@@ -183,12 +165,13 @@ def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | 
     return ClassLabel(names=sorted(names))
 
 
-def _is_whole(feature) -> bool:
+def is_whole(feature) -> bool:
+    """Whether a column holds whole numbers."""
     return isinstance(feature, Value) and "int" in feature.dtype
 
 
 def to_pixels(image: PILImage.Image, size: int) -> torch.Tensor:
-    """The centred square of a picture, `size` pixels a side, as (3, size, size) in [-1, 1]."""
+    """The centred square of an image, `size` pixels a side, as (3, size, size) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(centre_square(image, size))).permute(2, 0, 1)  # (3, size, size) uint8
     return pixels.float() / 127.5 - 1
 
@@ -201,14 +184,14 @@ def pixel_dataset(rows: Dataset, image_column: str, size: int) -> Dataset:
     """Rows whose only entry is `pixels`, (3, size, size) in [-1, 1], made when a row is read.
 
     Raises:
-        ValueError: the column is not there or holds no pictures.
+        ValueError: the column is not there or holds no images.
     """
     check_column(rows, "image_column", image_column)
-    pictures = rows.select_columns([image_column])
+    images = rows.select_columns([image_column])
     if not isinstance(rows.features[image_column], Image):
         try:
-            pictures = pictures.cast_column(image_column, Image())
+            images = images.cast_column(image_column, Image())
         except (TypeError, ValueError, pyarrow.ArrowException) as error:
             feature = rows.features[image_column]
-            raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no pictures") from error
-    return pictures.with_transform(partial(_pixel_rows, image_column=image_column, size=size))
+            raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images") from error
+    return images.with_transform(partial(_pixel_rows, image_column=image_column, size=size))

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, List
+from datasets import ClassLabel, Dataset, List
 from diffusers import VQModel
 from safetensors import SafetensorError
 
 from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
-from .reading import MissingDataError, check_column, is_hidden
+from .reading import MissingDataError, check_column, is_hidden, is_whole
 
 
 SETTINGS_KEY = b"randar_hf"
@@ -58,7 +58,7 @@ def tokenizer_hash(vqvae: VQModel) -> str:
 
 
 def tokenizer_config(vqvae: VQModel) -> dict:
-    """What the tokens of a picture depend on besides the weights."""
+    """What the tokens of an image depend on besides the weights."""
     names = ("act_fn", "norm_num_groups", "norm_type")
     return {name: vqvae.config[name] for name in names} | {"pixel_range": list(pixel_range(vqvae))}
 
@@ -71,7 +71,7 @@ def token_settings(vqvae: VQModel, height: int, width: int) -> TokenSettings:
     """
     vocab_size = vqvae.config.num_vq_embeddings
     if vocab_size > 65_536:
-        raise ValueError(f"`tokenizer`: it has {vocab_size} codes; at most 65536 fit into 16 bits")
+        raise ValueError(f"`tokenizer` must have at most 65536 codes, which fit into 16 bits, got {vocab_size}")
     return TokenSettings(
         height=height,
         width=width,
@@ -104,37 +104,75 @@ def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel, argument: st
     if settings is None:
         return
     if settings.tokenizer_hash != (given := tokenizer_hash(vqvae)):
-        raise ValueError(
-            f"`{argument}`: the tokens were made by the tokenizer {settings.tokenizer_hash}, {given} was given"
-        )
+        raise ValueError(f"`{argument}` must be the one that made the tokens, {settings.tokenizer_hash}, got {given}")
     stored, given = settings.tokenizer_config, tokenizer_config(vqvae)
     if stored is not None and stored != given:
         raise ValueError(
-            f"`{argument}`: the tokens were made by a tokenizer of the same weights with {stored}, {given} was given"
+            f"`{argument}` must be the one that made the tokens, of the same weights with {stored}, got {given}"
         )
 
 
 def token_dataset(rows: Dataset, token_column: str, label_column: str, seed: int | None = None):
-    """Rows with `tokens` (N,) and `label`, as int64 tensors.
-
-    Args:
-        rows: token rows, of one or of several crops of each picture.
-        token_column: column of the tokens.
-        label_column: column of the classes.
-        seed: of the crop that is drawn where there are several; the middle of the picture without a seed.
-
-    Returns:
-        A `Dataset`, or `TokenCrops` where the rows hold several crops.
+    """`token_tensors` of the two columns of a data set.
 
     Raises:
-        ValueError: a column is not there.
+        ValueError: a column is not there, or does not hold what it should.
+    """
+    return token_tensors(token_columns(rows, token_column, label_column), seed)
+
+
+def token_columns(rows: Dataset, token_column: str, label_column: str) -> Dataset:
+    """The two columns of a data set that are trained on, checked, as `tokens` and `label`.
+
+    Raises:
+        ValueError: a column is not there, or does not hold what it should.
     """
     check_column(rows, "token_column", token_column)
     check_column(rows, "label_column", label_column)
-    several = isinstance(feature := rows.features[token_column], List) and isinstance(feature.feature, List)
+    feature = rows.features[label_column]
+    if not isinstance(feature, ClassLabel) and not is_whole(feature):
+        raise ValueError(f"`label_column` must hold whole numbers or a ClassLabel, got {feature} in {label_column!r}")
     rows = rows.select_columns([token_column, label_column])
-    rows = rows.rename_columns({token_column: "tokens", label_column: "label"})
-    return TokenCrops(rows, seed) if several else rows.with_format("torch")
+    return rows.rename_columns({token_column: "tokens", label_column: "label"})
+
+
+def token_tensors(rows: Dataset, seed: int | None = None):
+    """Rows with `tokens` (N,) and `label`, as int64 tensors.
+
+    Args:
+        rows: of `token_columns`, of one or of several crops of each image.
+        seed: of the crop that is chosen where there are several; the middle of the image without a seed.
+
+    Returns:
+        A `Dataset`, or `TokenCrops` where the rows hold several crops.
+    """
+    return TokenCrops(rows, seed) if has_crops(rows) else rows.with_format("torch")
+
+
+def has_crops(rows: Dataset) -> bool:
+    """Whether the tokens of a row are those of several crops, (A, N)."""
+    feature = rows.features["tokens"]
+    return isinstance(feature, List) and isinstance(feature.feature, List)
+
+
+def num_tokens(rows: Dataset) -> int:
+    """Tokens of one image, N."""
+    tokens = rows[0]["tokens"]
+    return len(tokens[0] if has_crops(rows) else tokens)
+
+
+def label_names(rows: Dataset) -> list[str]:
+    """Names of the classes of rows of `token_columns`: those of the `ClassLabel`, or the numbers as text.
+
+    Raises:
+        ValueError: a label is below 0.
+    """
+    if isinstance(feature := rows.features["label"], ClassLabel):
+        return list(feature.names)
+    labels = np.asarray(rows.with_format("numpy")["label"][:])
+    if labels.min() < 0:
+        raise ValueError(f"`label_column` must hold labels that start at 0, got {labels.min()}")
+    return [str(label) for label in range(labels.max() + 1)]
 
 
 class TokenCrops(torch.utils.data.Dataset):
@@ -145,7 +183,7 @@ class TokenCrops(torch.utils.data.Dataset):
 
     Args:
         rows: with the columns `tokens`, (A, N), and `label`.
-        seed: of the choice; the middle of the picture without a seed.
+        seed: of the choice; the middle of the image without a seed.
     """
 
     def __init__(self, rows: Dataset, seed: int | None = None):

@@ -87,7 +87,6 @@ class TokenFolder:
         Raises:
             ValueError: the run that was stopped had other settings, or its place is taken.
         """
-        self.check_free(overwrite)
         if self.work.is_dir() and any(self.work.iterdir()) and not self.state_file.exists():
             raise ValueError(f"`output_dir`: {str(self.work)!r} holds other files; choose another folder")
         if self._is_unfinished() and not overwrite:
@@ -142,7 +141,7 @@ class TokenFolder:
         if "files" not in state:
             rows = {file.name: pq.read_metadata(file).num_rows for file in sorted(self.work.glob("*-*.parquet"))}
             if not sum(rows.values()):
-                raise ValueError("`dataset`: it has no picture that can be read")
+                raise ValueError("`dataset`: it has no image that can be read")
             state["files"] = [name for name, count in rows.items() if count]  # `datasets` stumbles over empty ones
             state["num_rows"], state["num_skipped"] = sum(rows.values()), self.num_skipped()
             lines = [file.read_text() for file in sorted(self.work.glob("skipped-*.jsonl"))]
@@ -172,7 +171,7 @@ class TokenFolder:
                 label for file in files for label in set(pq.read_table(file, columns=["label"])["label"].to_pylist())
             }
             if empty := [name for index, name in enumerate(label.names) if index not in seen]:
-                logger.warning("%d classes have no picture: %s", len(empty), ", ".join(empty[:20]))
+                logger.warning("%d classes have no image: %s", len(empty), ", ".join(empty[:20]))
 
     def _name(self, part: int, row: int) -> str:
         return f"{part:06d}-{row // self.rows_per_file:06d}"

@@ -1,4 +1,4 @@
-"""The handwritten digits of scikit-learn as pictures: 1,797 scans of 8 x 8 values, a fixed fifth of them held out."""
+"""The handwritten digits of scikit-learn as images: 1,797 scans of 8 x 8 values, a fixed fifth of them held out."""
 
 from pathlib import Path
 
@@ -30,19 +30,19 @@ def split_scans() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def scan_to_image(scan: np.ndarray) -> PILImage.Image:
-    """An (8, 8) scan as a 32 x 32 RGB picture, light ink on dark ground."""
+    """An (8, 8) scan as a 32 x 32 RGB image, light ink on dark ground."""
     small = PILImage.fromarray((scan * 255 / 16).round().astype(np.uint8))
     return small.resize((IMAGE_SIZE, IMAGE_SIZE), PILImage.Resampling.BICUBIC).convert("RGB")
 
 
 def image_to_scan(image: PILImage.Image) -> np.ndarray:
-    """A picture of any size as an (8, 8) scan of values from 0 to 16: the mean of every block."""
+    """An image of any size as an (8, 8) scan of values from 0 to 16: the mean of every block."""
     small = image.convert("L").resize((8, 8), PILImage.Resampling.BOX)
     return np.asarray(small, dtype=np.float64) * 16 / 255
 
 
 def write_digits(folder: Path) -> None:
-    """Write the pictures as `train.parquet` and `validation.parquet` with the columns `image` and `label`."""
+    """Write the images as `train.parquet` and `validation.parquet` with the columns `image` and `label`."""
     folder.mkdir(parents=True, exist_ok=True)
     features = Features({"image": Image(), "label": ClassLabel(names=DIGIT_NAMES)})
     for split, (scans, labels) in split_scans().items():

@@ -36,7 +36,7 @@ class DigitsEvaluationConfig:
     model: str | None = field(default=None, metadata={"help": "folder of a pipeline of digits; the shipped RandAR"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the numbers"})
     images_per_class: int = field(default=50, metadata={"help": "generated digits of each class"})
-    seed: int = field(default=0, metadata={"help": "seed of the first picture; each has its own"})
+    seed: int = field(default=0, metadata={"help": "seed of the first image; each has its own"})
 
     def __post_init__(self):
         check_positive(self, "images_per_class")
@@ -53,17 +53,17 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
         - `class_accuracy_third_of_steps`, `class_accuracy_one_token_per_step`: the same at N // 3 and at N steps, for
           models that take any number of them.
         - `repeated_share`: share of generated digits whose tokens are all those of one training digit.
-        - `frechet_distance`, `frechet_distance_real`: of these digits, and of the held-out pictures, from the training
-          pictures, in 8 x 8 values.
+        - `frechet_distance`, `frechet_distance_real`: of these digits, and of the held-out images, from the training
+          images, in 8 x 8 values.
         - `validation_bits_per_token`, `unigram_bits_per_token`, `uniform_bits_per_token`.
-        - `psnr`: of the tokenizer on the held-out pictures, mean, in dB.
+        - `psnr`: of the tokenizer on the held-out images, mean, in dB.
     """
     pipeline = load_pipeline(Path(config.model or demo_checkpoint()).expanduser())
     pipeline.set_progress_bar_config(disable=True)
     splits = split_scans()
     classifier = SVC().fit(splits["train"][0].reshape(-1, 64), splits["train"][1])
     images = {split: [scan_to_image(scan) for scan in scans] for split, (scans, _) in splits.items()}
-    pixels = {split: to_pixel_batch(pictures) for split, pictures in images.items()}
+    pixels = {split: to_pixel_batch(images) for split, images in images.items()}
     tokens = {split: vq.encode(pipeline.vqvae, batch).flatten(1) for split, batch in pixels.items()}  # (n, N)
     labels = {split: torch.from_numpy(targets).long() for split, (_, targets) in splits.items()}
 
@@ -74,7 +74,7 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
     vocab_size = pipeline.transformer.config.vocab_size
     numbers["unigram_bits_per_token"] = unigram_bits(tokens["train"], tokens["validation"], vocab_size)
     numbers["uniform_bits_per_token"] = math.log2(vocab_size)
-    train_scans = to_scans(images["train"])  # as blurred by being pictures as what is compared with them
+    train_scans = to_scans(images["train"])  # as blurred by being images as what is compared with them
     numbers |= generation_numbers(pipeline, classifier, train_scans, tokens["train"], config)
     numbers["frechet_distance_real"] = frechet_distance(to_scans(images["validation"]), train_scans)
     if config.output:
@@ -89,17 +89,17 @@ def load_pipeline(folder: Path):
 
 
 def to_pixel_batch(images: list) -> torch.Tensor:
-    """Pictures as (n, 3, H, W) in [-1, 1]."""
+    """Images as (n, 3, H, W) in [-1, 1]."""
     return torch.stack([to_pixels(image, image.width) for image in images])
 
 
 def classify(classifier: SVC, images: list) -> np.ndarray:
-    """The digit, (n,), that the classifier sees in each picture."""
+    """The digit, (n,), that the classifier sees in each image."""
     return classifier.predict(to_scans(images).reshape(-1, 64))
 
 
 def to_scans(images: list) -> np.ndarray:
-    """Pictures as scans, (n, 8, 8)."""
+    """Images as scans, (n, 8, 8)."""
     return np.stack([image_to_scan(image) for image in images])
 
 
@@ -182,7 +182,7 @@ def generate_tokens(pipeline, labels: list[int], steps: int | None, seed: int) -
 
 
 def decode_images(pipeline, tokens: torch.Tensor) -> list:
-    """PIL pictures of token rows (n, N)."""
+    """PIL images of token rows (n, N)."""
     pixels = pipeline.decode_latents(tokens, *pipeline.transformer.config.grid)
     return pipeline.image_processor.postprocess(pixels, output_type="pil")
 

@@ -22,7 +22,8 @@ from randar_hf import RandARGenerationConfig, demo_checkpoint
 from randar_hf.pipelines import RARPipeline
 
 from ..checkpoints import list_checkpoints
-from ..outputs import RUN_FILE, write_json
+from ..outputs import write_json
+from ..run_settings import RUN_FILE
 from ..tokenizing import TokenizingConfig, tokenize_images
 from ..trainer import train
 from ..training_config import TrainingConfig
@@ -50,11 +51,9 @@ class DigitsRARConfig:
     def __post_init__(self):
         unknown = [name for name in self.schedules if name not in SCHEDULES]
         if unknown or not self.schedules:
-            raise ValueError(
-                f"`schedules`: {unknown or 'none'} was given; they must be of {', '.join(map(repr, SCHEDULES))}"
-            )
+            raise ValueError(f"`schedules` must be of {', '.join(map(repr, SCHEDULES))}, got {unknown or 'none'}")
         if not self.seeds or min(self.seeds) < 0:
-            raise ValueError(f"`seeds`: {self.seeds} was given; there must be one or more, of at least 0")
+            raise ValueError(f"`seeds` must be one or more, each at least 0, got {self.seeds}")
 
 
 def training_config(folder: Path, schedule: str, seed: int) -> TrainingConfig:

@@ -46,7 +46,7 @@ class ZeroShotConfig:
     output: str | None = field(default=None, metadata={"help": "JSON file for the numbers"})
     num_images: int = field(default=200, metadata={"help": "held-out digits that are inpainted; digits generated"})
     num_orders: int = field(default=8, metadata={"help": "orders that likelihoods are averaged over"})
-    seed: int = field(default=0, metadata={"help": "seed of the first picture; each has its own"})
+    seed: int = field(default=0, metadata={"help": "seed of the first image; each has its own"})
 
     def __post_init__(self):
         for name in ("num_images", "num_orders"):
@@ -64,7 +64,7 @@ class Digits:
 
 
 def evaluate_zero_shot(config: ZeroShotConfig) -> dict:
-    """Measure inpainting, editing, likelihoods, features, larger pictures and resampling of a digits checkpoint.
+    """Measure inpainting, editing, likelihoods, features, larger images and resampling of a digits checkpoint.
 
     Returns:
         The numbers by name; shares are from 0 to 1, likelihoods in bits per token. The classifier is scikit-learn's
@@ -91,7 +91,7 @@ def load_digits(vqvae) -> Digits:
     splits = split_scans()
     images = {split: [scan_to_image(scan) for scan in scans] for split, (scans, _) in splits.items()}
     return Digits(
-        tokens={split: vq.encode(vqvae, to_pixel_batch(pictures)).flatten(1) for split, pictures in images.items()},
+        tokens={split: vq.encode(vqvae, to_pixel_batch(images)).flatten(1) for split, images in images.items()},
         labels={split: torch.from_numpy(labels).long() for split, (_, labels) in splits.items()},
         images=images["validation"],
         classifier=SVC().fit(splits["train"][0].reshape(-1, 64), splits["train"][1]),
@@ -118,7 +118,7 @@ def inpainting_numbers(pipeline: RandARInpaintPipeline, digits: Digits, config: 
 
 
 def inpaint(pipeline, images: list, mask: Image.Image, labels: torch.Tensor, seed: int) -> list:
-    """Pictures, each from its own generator."""
+    """Images, each from its own generator."""
     painted = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]

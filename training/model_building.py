@@ -7,40 +7,38 @@ from peft import PeftModel
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.orders import FIXED_ORDER_NAMES
 
-from .data.reading import label_names
-from .data.token_files import check_tokenizer, read_settings, square_grid, token_dataset
+from .data.token_files import check_tokenizer, label_names, num_tokens, read_settings, square_grid
 from .fine_tuning import PretrainedModel, adapt_config, load_pretrained_weights
 from .lora import add_adapter
 from .training_config import MODELS, TrainingConfig
 
 
-DECODING_SHARE = 88 / 256  # decoding steps per token of the paper's main results (Table 1)
+DECODING_FRACTION = 88 / 256  # decoding steps per token of the paper's main results (Table 1)
 
 
-def make_model_config(
+def build_model_config(
     config: TrainingConfig, rows, vqvae: VQModel | None, pretrained: PretrainedModel | None = None
 ) -> RandARConfig | RARConfig:
     """The model's configuration: classes from the data; sizes from `config`, vocabulary and grid from the data.
 
     Args:
         config: the settings; those of `follow_pretrained` if there is a pretrained model.
-        rows: to train on.
+        rows: token rows to train on, as `token_columns` gives them.
         vqvae: the tokenizer of the rows, if it is at hand.
         pretrained: the model to start from, which has all that the classes do not tell.
 
     Raises:
-        ValueError: a column is not there, the tokenizer or the pretrained model does not belong to the tokens, or
-            sizes do not fit.
+        ValueError: the labels do not start at 0, the tokenizer or the pretrained model does not belong to the
+            tokens, or sizes do not fit.
     """
-    tokens = token_dataset(rows, config.token_column, config.label_column)
-    names = label_names(rows, config.label_column)
+    names = label_names(rows)
     settings = read_settings(config.dataset)
     if vqvae is not None:
         check_tokenizer(settings, vqvae)
     elif settings is None:
-        raise ValueError("`tokenizer`: it must be given, since no tokenizer settings are stored with the tokens")
+        raise ValueError("`tokenizer` must be given, since no tokenizer settings are stored with the tokens")
     vocab_size = settings.vocab_size if settings else vqvae.config.num_vq_embeddings
-    grid = (settings.height, settings.width) if settings else square_grid(len(tokens[0]["tokens"]))
+    grid = (settings.height, settings.width) if settings else square_grid(num_tokens(rows))
     fields = {
         "num_classes": len(names),
         "id2label": dict(enumerate(names)),
@@ -53,7 +51,7 @@ def make_model_config(
     return MODELS[config.model_type].config_class(vocab_size=vocab_size, grid_size=grid, **fields)
 
 
-def make_model(
+def build_model(
     config: TrainingConfig, model_config: RandARConfig | RARConfig, pretrained: PretrainedModel | None = None
 ) -> RandARForCausalLM | RARForCausalLM | PeftModel:
     """The model to train, fresh or with the weights of a pretrained one, and with adapters if there is a rank.
@@ -79,4 +77,4 @@ def decoding_steps(config: TrainingConfig, num_tokens: int) -> int:
     """Steps of generation by default: one a token in an order that has never been read but one after another."""
     if config.annealing.order in FIXED_ORDER_NAMES or config.model_type == "rar":
         return num_tokens
-    return max(1, round(DECODING_SHARE * num_tokens))
+    return max(1, round(DECODING_FRACTION * num_tokens))

@@ -1,0 +1,62 @@
+"""The settings that both trainers share: types and finiteness of every field, named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, TrainingConfig
+from randar_hf.training.recipe_files import build_settings, read_recipe
+
+
+PLACES = {"dataset": "data", "output_dir": "run"}
+
+
+@pytest.mark.parametrize("settings_class", [TrainingConfig, TokenizerTrainingConfig])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": True}, "`max_steps` must be a whole number, got True"),
+        ({"batch_size": "3"}, "`batch_size` must be a whole number, got '3'"),
+        ({"batch_size": 2.0}, "`batch_size` must be a whole number, got 2.0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number, got nan"),
+        ({"max_grad_norm": float("inf")}, "`max_grad_norm` must be a finite number, got inf"),
+        ({"weight_decay": "0.1"}, "`weight_decay` must be a finite number, got '0.1'"),
+        ({"overwrite": 1}, "`overwrite` must be true or false, got 1"),
+        ({"validation_split": 5}, "`validation_split` must be a text in quotes or null, got 5"),
+        ({"dataset": None}, "`dataset` must be a text in quotes, got None"),
+        ({"batch_size": 0}, "`batch_size` must be above 0, got 0"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"mixed_precision": "fp8"}, "`mixed_precision` must be one of 'no', 'fp16', 'bf16', got 'fp8'"),
+    ],
+)
+def test_wrong_types_and_values_are_named(settings_class, change, message):
+    with pytest.raises(ValueError, match=message):
+        settings_class(**PLACES | change)
+
+
+def test_entries_of_lists_have_types_too():
+    for channels in ([8, "8"], [8, 8.5], [True, 8]):
+        with pytest.raises(ValueError, match="`block_out_channels` must be a whole number, got "):
+            TokenizerTrainingConfig(**PLACES, block_out_channels=channels)
+    with pytest.raises(ValueError, match="`block_out_channels` must be a list, each entry a whole number, got 8"):
+        TokenizerTrainingConfig(**PLACES, block_out_channels=8)
+
+
+def test_numbers_of_numpy_and_paths_are_taken():
+    config = TrainingConfig(
+        dataset=Path("data"), output_dir=Path("run"), max_steps=np.int64(5), ema_decay=np.float32(0)
+    )
+    assert config == TrainingConfig(**PLACES, max_steps=5, ema_decay=0.0)
+    json.dumps(vars(config))
+    tokenizing = TokenizingConfig(**PLACES, tokenizer=Path("tokenizer"), batch_size=np.uint8(3))
+    assert (tokenizing.tokenizer, tokenizing.batch_size) == ("tokenizer", 3)
+
+
+def test_what_is_given_wins_over_the_recipe():
+    recipe = read_recipe("digits")
+    config = build_settings("train", PLACES | {"max_steps": 7, "validation_split": None}, recipe)
+    assert (config.max_steps, config.hidden_size, config.validation_split) == (7, 160, None)
+    with pytest.raises(ValueError, match="`output_dir` must be given, to `randar-hf train` or by its recipe"):
+        build_settings("train", {"dataset": "data"}, recipe)
