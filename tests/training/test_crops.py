@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from randar_hf.training.data.crops import centre_crop, centre_square, cut_crops, square_size, to_rgb
+from randar_hf.crops import centre_square, to_rgb
+from randar_hf.training.data.crops import centre_crop, cut_crops, square_size
 from randar_hf.training.data.reading import to_pixels
 
 

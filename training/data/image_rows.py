@@ -12,9 +12,10 @@ from datasets import ClassLabel, Image, IterableDataset, Value
 from diffusers import VQModel
 from PIL import Image as PILImage
 
+from randar_hf.crops import centre_square
 from randar_hf.vq import downsampling, encode_images
 
-from .crops import AUGMENTATIONS, centre_square, cut_crops, square_size
+from .crops import AUGMENTATIONS, cut_crops, square_size
 from .reading import check_column, class_feature, class_folders, load_rows
 from .token_files import token_settings
 from .token_writer import TokenSchema

@@ -22,7 +22,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
 
-from .crops import centre_square
+from randar_hf.crops import centre_square
 
 
 SPLIT_FOLDERS = {word for words in SPLIT_KEYWORDS.values() for word in words}
