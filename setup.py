@@ -14,6 +14,7 @@ TRAINING = [
     "scikit-learn>=1.9",
     "tensorboard>=2.21",
 ]
+EVALUATION = ["datasets>=5.2", "evaluate>=0.4.6", "matplotlib>=3.10"]
 TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
 
@@ -71,9 +72,10 @@ setup(
     ],
     extras_require={
         "training": TRAINING,
+        "evaluation": EVALUATION,
         "test": TEST,
         "docs": DOCS,
-        "dev": sorted({*TRAINING, *TEST, *DOCS, "ruff>=0.14"}),
+        "dev": sorted({*TRAINING, *EVALUATION, *TEST, *DOCS, "ruff>=0.14"}),
     },
     entry_points={"console_scripts": ["randar-hf = randar_hf.cli:main"]},
 )

@@ -13,7 +13,7 @@ from randar_hf.evaluation import InceptionFeatures
 from randar_hf.evaluation.inception import resize_tensorflow
 
 
-CASE = Path(__file__).parent / "fixtures" / "inception"
+CASE = Path(__file__).parents[1] / "fixtures" / "inception"
 
 
 def seeded_weights() -> dict[str, torch.Tensor]:

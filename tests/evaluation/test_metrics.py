@@ -19,7 +19,7 @@ from randar_hf.evaluation import (
 )
 
 
-CASE = Path(__file__).parent / "fixtures" / "inception"
+CASE = Path(__file__).parents[1] / "fixtures" / "inception"
 PAIRS = [frechet_distance, precision_recall, kernel_distance]
 
 
