@@ -56,6 +56,7 @@ setup(
     package_data={
         "randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
         "randar_hf.conversion": ["imagenet_classes.txt"],
+        "randar_hf.evaluation": ["modules/*/*"],
         "randar_hf.training": ["launch/*.yaml", "recipes/*.yaml"],
     },
     include_package_data=False,

@@ -1,6 +1,7 @@
 """What the papers measure: Inception's features, and distances and scores of features."""
 
 from .inception import InceptionFeatures, InceptionOutput
+from .metric_modules import metric_module
 from .metrics import (
     FeatureStatistics,
     KernelDistance,
@@ -21,5 +22,6 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "metric_module",
     "precision_recall",
 ]
