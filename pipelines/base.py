@@ -1,7 +1,8 @@
-"""What the pipelines share: components, labels, checks, and the way from tokens to images."""
+"""What the pipelines share: components, labels, checks, and the way from a plan to tokens and to images."""
 
-from collections.abc import Callable
-from typing import Any
+import copy
+import threading
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
@@ -10,11 +11,15 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import PreTrainedModel
 
 from randar_hf.checks import is_finite, is_int
+from randar_hf.generation import GenerationState
+from randar_hf.generation_plan import GenerationPlan
 from randar_hf.randomness import check_generators
-from randar_hf.vq import decode_images, downsampling
+from randar_hf.vq import decode_images, downsampling, encode_images
 
 from .hub import HubMixin
+from .images import repeat_each, to_output
 from .labels import find_label_id, list_labels
+from .masks import composite
 from .sizes import check_size
 
 
@@ -30,9 +35,25 @@ ADVICE = {
 }
 
 
+class CallInProgress(threading.local):
+    """What a callback reads and sets of the call in progress: `guidance_scale`, `num_timesteps` and `interrupt`."""
+
+    def __reduce__(self):
+        return type(self), ()  # a copy of a pipeline has no call in progress
+
+
+def _of_call(name: str) -> property:
+    """An attribute of a pipeline that belongs to the call in progress, so that each thread has its own."""
+    return property(lambda self: getattr(self._call, name), lambda self, value: setattr(self._call, name, value))
+
+
 class RandARBasePipeline(HubMixin, DiffusionPipeline):
     """
     Base of the pipelines of RandAR (arXiv 2412.01827) and RAR (arXiv 2411.00776).
+
+    A call of each of them goes through `check_inputs`, `encode_labels`, a plan of generation, `encode_images` where
+    there are images, `decode`, `refine` and `postprocess`. Nothing runs before the plan stands, and no random number
+    is sampled.
 
     Args:
         transformer ([`RandARForCausalLM`] or [`RARForCausalLM`]): predicts image tokens; the pipeline's `model_type`
@@ -47,6 +68,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
     model_type = "randar"
     model_cpu_offload_seq = "transformer->vqvae"
     _callback_tensor_inputs = ["latents"]
+    _guidance_scale, _num_timesteps, _interrupt = map(_of_call, ("guidance_scale", "num_timesteps", "interrupt"))
 
     def __init__(
         self,
@@ -55,6 +77,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
+        self._call = CallInProgress()
         self.check_kind(transformer)
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(id2label=id2label)
@@ -136,7 +159,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
                 f"got {callback_on_step_end_tensor_inputs}."
             )
 
-    def _check_grid(self, height: int | None, width: int | None, default_factor: int = 1) -> tuple[int, int]:
+    def check_grid(self, height: int | None, width: int | None, default_factor: int = 1) -> tuple[int, int]:
         """Rows and columns of tokens for a size in pixels; by default those of the trained grid times a factor."""
         multiple = self.image_processor.config.vae_scale_factor
         sides = zip(("height", "width"), (height, width), self.transformer.config.grid, strict=True)
@@ -145,15 +168,20 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
             for name, pixels, side in sides
         )
 
-    def check_settings(self, labels: list[int], known_mask: torch.BoolTensor, settings: dict[str, Any]):
-        """Raise what `generate` would for these settings, before the tokenizer runs and a generator is used."""
-        check_generators(settings["generator"], len(labels))
-        self.transformer.generation_steps(
-            labels,
-            known_tokens=torch.zeros_like(known_mask, dtype=torch.long),
-            known_mask=known_mask,
-            **{**settings, "generator": torch.Generator()},
-        )
+    def encode_labels(
+        self,
+        class_labels: int | str | list[int | str] | torch.Tensor,
+        num_images_per_prompt: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> list[int]:
+        """Class ids (B,), those of a label next to one another; raises unless generators are one for each image."""
+        labels = repeat_each(self.get_label_ids(class_labels), num_images_per_prompt)
+        check_generators(generator, len(labels))
+        return labels
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.LongTensor:
+        """Tokens (B, h, w) of images (B, 3, H, W) in [0, 1], whose sides are multiples of the pixels of a token."""
+        return encode_images(self.vqvae, self.image_processor.normalize(pixels))
 
     def decode_latents(self, latents: torch.LongTensor, height: int, width: int) -> torch.Tensor:
         """
@@ -172,38 +200,14 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         unknown = torch.nn.functional.interpolate(unknown, size=pixels.shape[2:], mode="nearest")
         return pixels.masked_fill(unknown.bool().to(pixels.device), 0)
 
-    def _draw(
+    def decode(
         self,
-        labels: list[int],
+        states: Iterator[GenerationState],
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None,
         callback_on_step_end_tensor_inputs: list[str],
-        refine: int = 0,
-        refine_share: float = 0.1,
-        known_tokens: torch.LongTensor | None = None,
-        known_mask: torch.BoolTensor | None = None,
-        spatial_guidance_scale: float = 1.0,
-        spatial_dropout: float | torch.BoolTensor = 0.25,
-        **settings,
     ) -> torch.LongTensor:
-        """Tokens (B, N) for the labels: generated in steps, then refined in rounds; settings are of `generate`."""
-        states = self.transformer.generation_steps(
-            labels,
-            known_tokens=known_tokens,
-            known_mask=known_mask,
-            spatial_guidance_scale=spatial_guidance_scale,
-            spatial_dropout=spatial_dropout,
-            **settings,
-        )
-        latents = self._run(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        if refine and not self._interrupt:
-            settings = {**settings, "order": None, "num_inference_steps": None}
-            latents = self.transformer.refine(
-                latents, labels, share=refine_share, num_rounds=refine, known_mask=known_mask, **settings
-            )
-        return latents
-
-    def _run(self, states, callback_on_step_end, tensor_inputs: list[str]) -> torch.LongTensor:
         """Take all decoding steps under the progress bar, with the callback after each; returns the tokens (B, N)."""
+        tensor_inputs = callback_on_step_end_tensor_inputs
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             tensor_inputs = callback_on_step_end.tensor_inputs
         state = next(states)
@@ -220,13 +224,52 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
                     break
         return state.tokens
 
-    def _finish(
-        self, latents: torch.LongTensor, grid: tuple[int, int], output_type: str, return_dict: bool
+    def refine(
+        self,
+        latents: torch.LongTensor,
+        plan: GenerationPlan,
+        num_rounds: int,
+        share: float,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> torch.LongTensor:
+        """Tokens (B, N) of a plan, refined in rounds in the stored order and steps, unless a callback interrupted."""
+        if not num_rounds or self._interrupt:
+            return latents
+        stored, settings = self.transformer.generation_config, copy.copy(plan.settings)
+        settings.order, settings.num_inference_steps = stored.order, stored.num_inference_steps
+        return self.transformer.refine(
+            latents,
+            plan.class_labels,
+            share=share,
+            num_rounds=num_rounds,
+            known_mask=plan.known_mask,
+            grid_size=plan.grid if plan.rotary is None else None,
+            rotary=plan.rotary,
+            generator=generator,
+            generation_config=settings,
+        )
+
+    def postprocess(
+        self,
+        latents: torch.LongTensor,
+        grid: tuple[int, int],
+        output_type: str,
+        return_dict: bool,
+        originals: list[torch.Tensor] | None = None,
+        weights: list[torch.Tensor] | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """What a call returns for tokens (B, N) on a grid."""
-        if output_type == "latent":
-            images = latents
-        else:
+        """
+        What a call returns for tokens (B, N) on a grid.
+
+        Originals (3, H, W) in [0, 1] come back where their weights (H, W) are 0; where they are 1, what tokens show.
+        """
+        images = latents
+        if output_type != "latent" and originals is None:
             images = self.image_processor.postprocess(self.decode_latents(latents, *grid), output_type=output_type)
+        elif output_type != "latent":
+            if any(part.any() for part in weights):
+                painted = self.image_processor.denormalize(self.decode_latents(latents, *grid).float())  # (B, 3, H, W)
+                originals = [composite(*parts) for parts in zip(originals, painted, weights, strict=True)]
+            images = to_output(originals, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -25,15 +25,15 @@ def tokens_under(mask: torch.BoolTensor, grid: tuple[int, int]) -> torch.BoolTen
     return torch.nn.functional.adaptive_max_pool2d(mask[None].float(), grid).flatten().bool()
 
 
-def choose_share(
+def choose_fraction(
     unknown: torch.BoolTensor, strength: float, generator: torch.Generator | Sequence[torch.Generator] | None
 ) -> torch.BoolTensor:
     """
-    A random share of the unknown tokens, chosen for each image by its generator, which 1 does not touch.
+    A random fraction of the unknown tokens, chosen for each image by its generator, which 1 does not touch.
 
     Args:
         unknown (`torch.BoolTensor` of shape (B, N)): tokens to choose from.
-        strength (`float`): the share, in (0, 1], rounded to whole tokens, at least one of an image that has any.
+        strength (`float`): the fraction, in (0, 1], rounded to whole tokens, at least one of an image that has any.
         generator (`torch.Generator` or a list with one per image, *optional*): source of randomness.
 
     Returns:
@@ -49,12 +49,12 @@ def choose_share(
 
 def seam_weights(mask: torch.BoolTensor, seam: int) -> torch.Tensor:
     """
-    The share of the painted picture in each pixel.
+    The fraction of the painted image in each pixel.
 
     Args:
         mask (`torch.BoolTensor` of shape (H, W)): true where painted.
         seam (`int`): pixels over which it grows within the mask, evenly, from the mask's edge, at most the longer side
-            of the picture, whose own edges are none.
+            of the image, whose own edges are none.
 
     Returns:
         `torch.Tensor` of shape (H, W): 0 outside the mask, `d / (seam + 1)` for the d-th pixel behind its edge, 1 from
@@ -78,12 +78,12 @@ def resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def composite(original: torch.Tensor, painted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
-    One picture of two.
+    One image of two.
 
     Args:
         original (`torch.Tensor` of shape (3, H, W)): comes back to the last bit where the weight is 0.
         painted (`torch.Tensor` of shape (3, h, w)): of any size; comes back, resized, where the weight is 1.
-        weights (`torch.Tensor` of shape (H, W)): share of the painted picture, in [0, 1].
+        weights (`torch.Tensor` of shape (H, W)): fraction of the painted image, in [0, 1].
 
     Returns:
         `torch.Tensor` of shape (3, H, W) on the device of `painted`.

@@ -86,13 +86,9 @@ class RandARPipeline(RandARBasePipeline):
             refine,
             refine_share,
         )
-        labels = [label for label in self.get_label_ids(class_labels) for _ in range(num_images_per_prompt)]
-        latents = self._draw(
+        labels = self.encode_labels(class_labels, num_images_per_prompt, generator)
+        plan = self.transformer.plan_generation(
             labels,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            refine,
-            refine_share,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_schedule=guidance_schedule,
@@ -103,6 +99,8 @@ class RandARPipeline(RandARBasePipeline):
             top_k=top_k,
             top_p=top_p,
             order=order,
-            generator=generator,
         )
-        return self._finish(latents, self.transformer.config.grid, output_type, return_dict)
+        states = self.transformer.decode(plan, generator=generator)
+        latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self.refine(latents, plan, refine, refine_share, generator)
+        return self.postprocess(latents, plan.grid, output_type, return_dict)

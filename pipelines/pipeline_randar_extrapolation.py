@@ -1,27 +1,20 @@
 """Images of more pixels than the model was trained for."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from randar_hf.checks import is_int
-from randar_hf.extrapolation import FinerGrid, finer_grid, num_fitting_frequencies
-from randar_hf.generation import GenerationState
-from randar_hf.guidance import Guidance, check_spatial_guidance
-from randar_hf.modeling_randar import RandARForCausalLM
-from randar_hf.orders import ORDER_NAMES, make_order
-from randar_hf.randomness import check_generators, uniform
-from randar_hf.rotary import grid_positions
+from randar_hf.extrapolation import num_fitting_frequencies
+from randar_hf.orders import ORDER_NAMES
 
 from .base import RandARBasePipeline
+from .stages import plan_stages
 
 
 DROPOUT_TOKENS = ("all", "coarse")
-SIZE = "the size by `height` and `width`"
 
 
 class RandARExtrapolationPipeline(RandARBasePipeline):
@@ -118,16 +111,13 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             refine,
             refine_share,
         )
-        labels = [label for label in self.get_label_ids(class_labels) for _ in range(num_images_per_prompt)]
-        check_generators(generator, len(labels))
-        grid = self._check_grid(height, width, default_factor=2)
-        scale = self.transformer.generation_config.guidance_scale if guidance_scale is None else guidance_scale
-        sequences = len(labels) * Guidance(scale, "constant", spatial_guidance_scale).branches
-        self.transformer.check_memory(sequences, grid[0] * grid[1], argument=SIZE)
-        finer = finer_grid(self.transformer.config.grid, *grid)
         check_choices(order, num_extrapolated, spatial_dropout_tokens)
-        check_spatial_guidance(spatial_guidance_scale, spatial_dropout, (len(labels), len(finer.positions)))
-        self.transformer.check_memory(sequences, len(finer.positions), len(finer.coarse_places), SIZE)
+        labels = self.encode_labels(class_labels, num_images_per_prompt, generator)
+        grid = self.check_grid(height, width, default_factor=2)
+        self.transformer.check_memory(len(labels), grid[0] * grid[1], argument="the size by `height` and `width`")
+        if num_extrapolated is None:
+            config = self.transformer.config
+            num_extrapolated = num_fitting_frequencies(min(config.grid), config.head_dim, config.rope_theta)
         settings = {
             "guidance_scale": guidance_scale,
             "guidance_schedule": guidance_schedule,
@@ -135,28 +125,22 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
-            "generator": generator,
         }
-        spatial = {"spatial_guidance_scale": spatial_guidance_scale, "spatial_dropout": spatial_dropout}
-        if num_extrapolated is None:
-            num_extrapolated = self._num_fitting()
-        stages = _Stages(self.transformer, labels, grid, finer, num_extrapolated, order, settings)
-        if hierarchical:
-            states = stages.coarse_first(num_inference_steps, spatial, spatial_dropout_tokens)
-        else:
-            states = stages.all_at_once(num_inference_steps, spatial)
-        latents = self._run(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        if refine and not self._interrupt:
-            latents = self.transformer.refine(
-                latents, labels, share=refine_share, num_rounds=refine, rotary=stages.cell_table(), **settings
-            )
-        return self._finish(latents, grid, output_type, return_dict)
-
-    def _num_fitting(self) -> int:
-        """The rotary frequencies that turn at least once within the trained grid."""
-        config = self.transformer.config
-        head_dim = config.hidden_size // config.num_attention_heads
-        return num_fitting_frequencies(min(config.grid), head_dim, config.rope_theta)
+        stages = plan_stages(
+            self.transformer,
+            labels,
+            grid,
+            num_extrapolated,
+            spatial_dropout_tokens,
+            order,
+            num_inference_steps,
+            {"spatial_guidance_scale": spatial_guidance_scale, "spatial_dropout": spatial_dropout},
+            settings,
+        )
+        states = stages.decode(self.transformer, hierarchical, generator)
+        latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self.refine(latents, stages.cells, refine, refine_share, generator)
+        return self.postprocess(latents, grid, output_type, return_dict)
 
 
 def check_choices(order: str | None, num_extrapolated: int | None, spatial_dropout_tokens: str):
@@ -169,126 +153,3 @@ def check_choices(order: str | None, num_extrapolated: int | None, spatial_dropo
         raise ValueError(
             f"`spatial_dropout_tokens` must be one of {', '.join(DROPOUT_TOKENS)}, got {spatial_dropout_tokens!r}."
         )
-
-
-@dataclass
-class _Stages:
-    """The decoding of a finer grid. B images, h * w coarse tokens, H * W cells, M places of both."""
-
-    transformer: RandARForCausalLM
-    labels: list[int]
-    grid: tuple[int, int]  # (H, W)
-    finer: FinerGrid
-    num_extrapolated: int
-    order: str | None
-    settings: dict[str, Any]
-
-    @property
-    def num_cells(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    def cell_table(self) -> torch.Tensor:
-        """Rotary table (H * W + 1, d / 2, 2) of the cells alone."""
-        return self._table(grid_positions(*self.grid))
-
-    def all_at_once(self, num_inference_steps: int | None, spatial: dict[str, float]) -> Iterator[GenerationState]:
-        """All cells in one order, without coarse tokens."""
-        trained = self.transformer.config.num_tokens
-        return self.transformer.generation_steps(
-            self.labels,
-            self._cell_order(),
-            num_inference_steps=self._steps_for(self.num_cells, num_inference_steps, trained),
-            rotary=self.cell_table(),
-            **spatial,
-            **self.settings,
-        )
-
-    def coarse_first(
-        self, num_inference_steps: int | None, spatial: dict[str, float], dropout_tokens: str
-    ) -> Iterator[GenerationState]:
-        """The coarse tokens as at the trained resolution, then the cells that they leave open."""
-        first = self.transformer.generation_steps(
-            self.labels,
-            self.order,
-            num_inference_steps=num_inference_steps,
-            grid_size=self.finer.coarse,
-            **self.settings,
-        )
-        steps = self._steps_for(self._num_open(), num_inference_steps, len(self.finer.coarse_places))
-        return self._chain(first, steps, spatial, dropout_tokens)
-
-    def _chain(
-        self, first: Iterator[GenerationState], steps: int, spatial: dict[str, float], dropout_tokens: str
-    ) -> Iterator[GenerationState]:
-        """The states of both stages, as tokens (B, H * W) of the cells."""
-        for state in first:
-            outer = GenerationState(
-                state.step, state.num_steps + steps, self._cells(state.tokens), state.guidance_scale
-            )
-            yield outer
-            state.guidance_scale = outer.guidance_scale
-        coarse_steps, scale = state.num_steps, state.guidance_scale
-        if not self._num_open():
-            return
-        second = self.transformer.generation_steps(
-            self.labels,
-            num_inference_steps=steps,
-            rotary=self._table(self.finer.positions),
-            known_tokens=self._places(state.tokens).clamp(min=0),
-            known_mask=self._places(state.tokens) >= 0,
-            spatial_guidance_scale=spatial["spatial_guidance_scale"],
-            spatial_dropout=self._left_out(spatial["spatial_dropout"], dropout_tokens),
-            order=self._place_order(),
-            **{**self.settings, "guidance_scale": scale},
-        )
-        for state in second:
-            if state.step < 0:
-                continue
-            outer = GenerationState(
-                coarse_steps + state.step,
-                coarse_steps + state.num_steps,
-                state.tokens[:, : self.num_cells],
-                state.guidance_scale,
-            )
-            yield outer
-            state.guidance_scale = outer.guidance_scale
-
-    def _places(self, coarse: torch.LongTensor) -> torch.LongTensor:
-        """Coarse tokens (B, h * w) at their places (B, M), -1 elsewhere."""
-        places = self.finer.coarse_places.to(coarse.device).expand(len(coarse), -1)
-        return coarse.new_full((len(coarse), len(self.finer.positions)), -1).scatter(1, places, coarse)
-
-    def _cells(self, coarse: torch.LongTensor) -> torch.LongTensor:
-        return self._places(coarse)[:, : self.num_cells]
-
-    def _num_open(self) -> int:
-        """Cells that hold no coarse token."""
-        return self.num_cells - int((self.finer.coarse_places < self.num_cells).sum())
-
-    def _steps_for(self, num_tokens: int, asked: int | None, native_tokens: int) -> int:
-        """Steps for a number of tokens, as many for each as the native ones take."""
-        steps = min(self.transformer.generation_config.num_inference_steps if asked is None else asked, native_tokens)
-        return min(num_tokens, max(1, round(steps * num_tokens / native_tokens)))
-
-    def _table(self, positions: torch.Tensor) -> torch.Tensor:
-        return self.transformer.base_model.rotary_table_at(positions, self.finer.factor, self.num_extrapolated)
-
-    def _cell_order(self) -> torch.LongTensor:
-        """The cells (B, H * W) in their order."""
-        name = self.order or self.transformer.generation_config.order
-        return make_order(name, *self.grid, len(self.labels), self.settings["generator"])
-
-    def _place_order(self) -> torch.LongTensor:
-        """The places (B, M) in their order, those between cells at the end; they are all known."""
-        between = torch.arange(self.num_cells, len(self.finer.positions)).expand(len(self.labels), -1)
-        return torch.cat([self._cell_order(), between], dim=1)
-
-    def _left_out(self, share: float, tokens: str) -> torch.BoolTensor:
-        """Which places (B, M) the second sequence of spatial guidance lacks."""
-        chances = uniform((len(self.finer.positions),), len(self.labels), self.settings["generator"])  # (B, M)
-        if tokens == "all":
-            return chances < share
-        coarse = chances[:, self.finer.coarse_places]  # (B, h * w)
-        dropped = coarse.argsort(dim=1).argsort(dim=1) < int(share * coarse.shape[1])
-        places = self.finer.coarse_places.expand(len(self.labels), -1)
-        return torch.zeros_like(chances, dtype=torch.bool).scatter(1, places, dropped)

@@ -8,11 +8,10 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 
 from randar_hf.checks import is_finite, is_int
-from randar_hf.vq import encode_images
 
 from .base import RandARBasePipeline
-from .masks import choose_share, composite, resize, seam_weights, tokens_under
-from .pictures import Picture, read_images, read_pictures, spread, to_output
+from .images import ImageInput, read_images, read_stack, repeat_each
+from .masks import choose_fraction, resize, seam_weights, tokens_under
 
 
 logger = logging.get_logger(__name__)
@@ -33,8 +32,8 @@ class RandARInpaintPipeline(RandARBasePipeline):
     def __call__(
         self,
         class_labels: int | str | list[int | str] | torch.Tensor,
-        image: Picture | list[Picture],
-        mask_image: Picture | list[Picture],
+        image: ImageInput | list[ImageInput],
+        mask_image: ImageInput | list[ImageInput],
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -120,16 +119,12 @@ class RandARInpaintPipeline(RandARBasePipeline):
             refine_share,
         )
         check_strength_and_seam(strength, seam)
-        grid = self._check_grid(height, width)
-        class_ids = self.get_label_ids(class_labels)
-        images = read_images(image, len(class_ids))  # (3, H, W) each
-        masks = [mask[0] > 0.5 for mask in read_pictures("mask_image", mask_image, 1, len(class_ids))]  # (H, W) each
-        self._check_sizes(images, masks, output_type)
-        labels = [class_id for class_id in class_ids for _ in range(num_images_per_prompt)]
+        grid = self.check_grid(height, width)
+        labels = self.encode_labels(class_labels, num_images_per_prompt, generator)
+        images, masks = self.read_inputs(image, mask_image, len(labels) // num_images_per_prompt, output_type)
         self.transformer.check_memory(len(labels), grid[0] * grid[1], argument="the size by `height` and `width`")
-        masks = spread(masks, len(labels))
-        unknown = torch.stack([tokens_under(mask, grid) for mask in masks])  # (B, N)
-        unknown = choose_share(unknown, strength, generator)
+        masks = repeat_each(masks, len(labels) // len(masks))
+        masked = torch.stack([tokens_under(mask, grid) for mask in masks])  # (B, N)
         settings = {
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
@@ -139,37 +134,35 @@ class RandARInpaintPipeline(RandARBasePipeline):
             "top_k": top_k,
             "top_p": top_p,
             "order": order,
-            "generator": generator,
-            "grid_size": grid,
             "spatial_guidance_scale": spatial_guidance_scale,
             "spatial_dropout": spatial_dropout,
         }
-        self.check_settings(labels, ~unknown, settings)
-        warn_of_empty_masks(unknown)
-        tokens = torch.zeros_like(unknown, dtype=torch.long)  # (B, N)
-        if unknown.any() or output_type == "latent":
-            tokens = self._encode(images, grid).repeat_interleave(len(labels) // len(images), dim=0)
-        latents = self._draw(
-            labels,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            refine if unknown.any() else 0,
-            refine_share,
-            known_tokens=tokens,
-            known_mask=~unknown,
-            **settings,
-        )
-        output = latents
-        if output_type != "latent":
-            weights = [seam_weights(mask, seam) for mask in masks]  # (H, W) each
-            output = to_output(self._paint(latents, grid, spread(images, len(labels)), weights), output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=output) if return_dict else (output,)
+        plan = self.transformer.plan_generation(labels, ~masked, grid, **settings)
+        if strength < 1:
+            chosen = choose_fraction(masked, strength, generator)
+            plan = self.transformer.plan_generation(labels, ~chosen, grid, **settings)
+        warn_of_empty_masks(masked)
+        tokens = torch.zeros_like(masked, dtype=torch.long)  # (B, N)
+        if masked.any() or output_type == "latent":
+            factor = self.image_processor.config.vae_scale_factor
+            pixels = torch.cat([resize(image[None], (grid[0] * factor, grid[1] * factor)) for image in images])
+            tokens = self.encode_images(pixels).flatten(1).repeat_interleave(len(labels) // len(images), dim=0)
+        states = self.transformer.decode(plan, tokens, generator)
+        latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self.refine(latents, plan, refine if masked.any() else 0, refine_share, generator)
+        images = repeat_each(images, len(labels) // len(images))
+        weights = [seam_weights(mask, seam) for mask in masks]  # (H, W) each
+        return self.postprocess(latents, grid, output_type, return_dict, images, weights)
 
-    def _check_sizes(self, images: list[torch.Tensor], masks: list[torch.Tensor], output_type: str):
-        """Raise a `ValueError` for an image smaller than a token, a mask of another size, or results of many sizes."""
-        smallest, count = self.image_processor.config.vae_scale_factor, max(len(images), len(masks))
-        for image, mask in zip(spread(images, count), spread(masks, count), strict=True):
+    def read_inputs(
+        self, image: ImageInput | list[ImageInput], mask_image: ImageInput | list[ImageInput], count: int, output: str
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Images (3, H, W) in [0, 1] and boolean masks (H, W), one or `count` of each, that go together."""
+        images = read_images(image, count)
+        masks = [mask[0] > 0.5 for mask in read_stack("mask_image", mask_image, 1, count)]
+        smallest, most = self.image_processor.config.vae_scale_factor, max(len(images), len(masks))
+        pairs = zip(repeat_each(images, most // len(images)), repeat_each(masks, most // len(masks)), strict=True)
+        for image, mask in pairs:
             height, width = image.shape[1:]
             if min(height, width) < smallest:
                 raise ValueError(
@@ -180,27 +173,9 @@ class RandARInpaintPipeline(RandARBasePipeline):
                     f"`mask_image` must have the size of its image, {height} x {width} pixels (height x width), "
                     f"got {mask.shape[0]} x {mask.shape[1]}."
                 )
-        if output_type in ("np", "pt") and len({image.shape for image in images}) > 1:
-            raise ValueError(f"`output_type` must be 'pil' or 'latent' for images of many sizes, got {output_type!r}.")
-
-    def _encode(self, images: list[torch.Tensor], grid: tuple[int, int]) -> torch.LongTensor:
-        """Tokens (B, N) of images (3, H, W) of any size."""
-        factor = self.image_processor.config.vae_scale_factor
-        pixels = torch.cat([resize(image[None], (grid[0] * factor, grid[1] * factor)) for image in images])
-        return encode_images(self.vqvae, 2 * pixels - 1).flatten(1)
-
-    def _paint(
-        self,
-        latents: torch.LongTensor,
-        grid: tuple[int, int],
-        pictures: list[torch.Tensor],
-        weights: list[torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """The pictures (3, H, W) with what the tokens (B, N) show, where the weights (H, W) are above 0."""
-        if not any(part.any() for part in weights):
-            return pictures
-        painted = self.image_processor.denormalize(self.decode_latents(latents, *grid).float())  # (B, 3, H, W)
-        return [composite(*parts) for parts in zip(pictures, painted, weights, strict=True)]
+        if output in ("np", "pt") and len({image.shape for image in images}) > 1:
+            raise ValueError(f"`output_type` must be 'pil' or 'latent' for images of many sizes, got {output!r}.")
+        return images, masks
 
 
 def check_strength_and_seam(strength: float, seam: int):
@@ -211,10 +186,10 @@ def check_strength_and_seam(strength: float, seam: int):
         raise ValueError(f"`seam` must be an int of at least 0, got {seam!r}.")
 
 
-def warn_of_empty_masks(unknown: torch.BoolTensor):
+def warn_of_empty_masks(masked: torch.BoolTensor):
     """Say which images (B, N) have nothing to paint."""
-    empty = (~unknown.any(dim=1)).nonzero().flatten().tolist()
+    empty = (~masked.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         logger.warning(
-            f"`mask_image` is empty for the results {empty} of {len(unknown)}: these pictures come back unchanged."
+            f"`mask_image` is empty for the results {empty} of {len(masked)}: these images come back unchanged."
         )

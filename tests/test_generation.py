@@ -293,76 +293,7 @@ def test_stored_steps_are_cut_to_small_grids(make_model):
     assert model.generate([0], grid_size=(1, 3)).shape == (1, 3)
 
 
-@pytest.mark.parametrize(
-    ("named", "arguments"),
-    [
-        ("class_labels", {"class_labels": [6]}),
-        ("class_labels", {"class_labels": [-1]}),
-        ("class_labels", {"class_labels": [0.5]}),
-        ("class_labels", {"class_labels": ["tench"]}),
-        ("class_labels", {"class_labels": []}),
-        ("order", {"order": "zigzag"}),
-        ("order", {"order": torch.zeros(16, dtype=torch.long)}),
-        ("order", {"order": torch.arange(15)}),
-        ("order", {"order": torch.arange(16).repeat(2, 1)}),
-        ("num_inference_steps", {"num_inference_steps": 0}),
-        ("num_inference_steps", {"num_inference_steps": 17}),
-        ("num_inference_steps", {"num_inference_steps": 2.5}),
-        ("temperature", {"temperature": 0.0}),
-        ("temperature", {"temperature": -1.0}),
-        ("top_k", {"top_k": -1}),
-        ("top_p", {"top_p": 0.0}),
-        ("top_p", {"top_p": 1.5}),
-        ("guidance_scale", {"guidance_scale": -0.5}),
-        ("guidance_scale", {"guidance_scale": float("nan")}),
-        ("guidance_scale", {"guidance_scale": float("inf")}),
-        ("guidance_schedule", {"guidance_schedule": "square"}),
-        ("generator", {"generator": [torch.Generator()] * 2}),
-        ("grid_size", {"grid_size": 0}),
-        ("grid_size", {"grid_size": (4, 0)}),
-        ("grid_size", {"grid_size": (4, 4, 4)}),
-        ("known_mask", {"known_tokens": torch.zeros(1, 16, dtype=torch.long)}),
-        (
-            "known_mask",
-            {"known_tokens": torch.zeros(1, 16, dtype=torch.long), "known_mask": torch.ones(1, 9, dtype=torch.bool)},
-        ),
-        (
-            "known_mask",
-            {"known_tokens": torch.zeros(1, 16, dtype=torch.long), "known_mask": torch.ones(1, 16)},
-        ),
-        (
-            "known_tokens",
-            {"known_tokens": torch.zeros(1, 16), "known_mask": torch.ones(1, 16, dtype=torch.bool)},
-        ),
-        ("known_tokens", {"known_tokens": "all", "known_mask": torch.ones(1, 16, dtype=torch.bool)}),
-        (
-            "known_tokens",
-            {"known_tokens": torch.full((1, 16), 32), "known_mask": torch.ones(1, 16, dtype=torch.bool)},
-        ),
-    ],
-)
-def test_bad_input_is_named_before_the_model_runs(model, monkeypatch, named, arguments):
-    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
-    with pytest.raises(ValueError, match=f"`{named}`"):
-        model.generate(**{"class_labels": [0], **arguments})
-
-
-def test_unknown_arguments_are_refused(model):
-    with pytest.raises(TypeError, match="num_beams"):
-        model.generate([0], num_beams=4)
-
-
-@pytest.mark.parametrize("named", ["generation_config", "logits_processor", "generator"])
-def test_wrong_types_are_named(model, named):
-    with pytest.raises(TypeError, match=f"`{named}`"):
-        model.generate([0], **{named: 3})
-
-
-def test_what_is_no_streamer_and_no_table(model):
+def test_what_is_no_streamer(model):
     model.forward = None  # nothing runs
     with pytest.raises(TypeError, match="`streamer` must be a BaseStreamer"):
         model.generate([0], streamer=print)
-    table = model.model.rotary_table(4, 4, "cpu")
-    for wrong in (table[-1:], table.long(), table[..., 0], "table"):
-        with pytest.raises(ValueError, match="`rotary` must be a table"):
-            model.generate([0], rotary=wrong, order="random")

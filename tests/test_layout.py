@@ -60,7 +60,7 @@ def test_images_with_unequal_unknown_tokens_are_padded():
     assert first.attention_mask.sum(dim=1).tolist() == [8, 4, 0]
     assert first.layout.predicted[:, first.layout.queries].tolist() == [[3], [1], [NONE]]
     assert second.layout.predicted[:, second.layout.queries].tolist() == [[NONE, NONE], [2, 3], [NONE, NONE]]
-    assert second.done.tolist() == [1.0, 0.5, 1.0]
+    assert second.known_fraction.tolist() == [1.0, 0.5, 1.0]
 
 
 def test_groups_must_sum_to_the_unknown_tokens():

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from randar_hf import generation
+from randar_hf import generation, generation_plan
 from randar_hf.layout import decoding_steps, longest_sequence
 from randar_hf.memory import check_memory
 from randar_hf.schedules import group_sizes
@@ -25,9 +25,9 @@ def free(monkeypatch):
 @pytest.fixture
 def nothing_is_made(model, monkeypatch):
     """Fail if anything that grows with the tokens is made, or the model runs."""
-    for name in ("make_order", "uniform", "group_sizes", "decoding_steps"):
-        monkeypatch.setattr(generation, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called"))
-    for owner, name in ((model, "forward"), (model.model, "rotary_table")):
+    made = [(generation, "make_order"), (generation, "uniform"), (generation, "decoding_steps")]
+    made += [(generation_plan, "make_order"), (generation_plan, "group_sizes")]
+    for owner, name in (*made, (model, "forward"), (model.model, "rotary_table")):
         monkeypatch.setattr(owner, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called"))
 
 

@@ -1,6 +1,7 @@
 """Drawing tokens of a finished image again: which ones, how many, how often, and that it helps."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,11 +25,9 @@ def draw_images(count=3, num_tokens=N):
 
 @pytest.fixture
 def redrawn(model, monkeypatch):
-    """Which tokens each call of `generate` draws, (B, N)."""
-    masks, generate = [], model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda *args, **given: masks.append(~given["known_mask"]) or generate(*args, **given)
-    )
+    """Which tokens each round samples again, (B, N)."""
+    masks, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda plan, *args: masks.append(~plan.known_mask) or decode(plan, *args))
     return masks
 
 
@@ -80,11 +79,11 @@ def test_shares_that_are_no_binary_fractions_are_not_rounded_up(make_model, monk
     model = make_model(grid_size=10)
     counts = []
 
-    def keep(labels, known_tokens, known_mask, **given):
-        counts.append((~known_mask).sum().item())
-        return known_tokens
+    def keep(plan, known_tokens, generator):
+        counts.append((~plan.known_mask).sum().item())
+        return [SimpleNamespace(tokens=known_tokens)]
 
-    monkeypatch.setattr(model, "generate", keep)
+    monkeypatch.setattr(model, "decode", keep)
     for percent in range(1, 101):
         model.refine(torch.zeros(1, 100, dtype=torch.long), [0], share=percent / 100, num_parts=2)
     assert counts == list(range(1, 101))

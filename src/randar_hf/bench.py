@@ -10,9 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from . import RandARConfig, RARConfig, demo_checkpoint
+from .cache import cache_bytes
 from .checks import check_grid_size
 from .configuration_randar import SIZES
 from .devices import check_device
+from .layout import sequence_length
 from .orders import make_order
 
 
@@ -91,9 +93,7 @@ def measure(
 
     branches = 1 if guidance_scale == 1 else 2
     bytes_each = next(model.parameters()).element_size()
-    key_value_width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
-    slots = num_tokens + 1 if model.base_model.form.merged else 2 * num_tokens
-    cache = 2 * branches * batch_size * slots * key_value_width * config.num_hidden_layers * bytes_each
+    cache = cache_bytes(config, branches * batch_size, sequence_length(num_tokens, model.base_model.form), model.dtype)
     return {
         "model_type": model_type,
         "size": size,

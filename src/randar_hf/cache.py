@@ -1,7 +1,7 @@
 """A key-value cache whose length is known before decoding starts."""
 
 import torch
-from transformers import Cache
+from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
@@ -49,3 +49,16 @@ class PreallocatedLayer(DynamicLayer):
 def preallocated_cache(num_layers: int, max_length: int) -> Cache:
     """A cache of `num_layers` layers with room for `max_length` slots; buffers are made at the first update."""
     return Cache(layers=[PreallocatedLayer(max_length) for _ in range(num_layers)])
+
+
+def cache_bytes(config: PreTrainedConfig, num_sequences: int, num_slots: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of so many slots of so many sequences."""
+    return (
+        2
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * config.head_dim
+        * num_sequences
+        * num_slots
+        * dtype.itemsize
+    )

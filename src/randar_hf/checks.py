@@ -97,15 +97,39 @@ def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
-def check_places_of_grid(grid_size: int | Sequence[int] | None, config: Any) -> tuple[int, int]:
-    """Rows and columns: the trained ones by default, and always where each place has an embedding."""
+def check_positions(grid_size: int | Sequence[int] | None, rotary: Any, config: Any) -> tuple[int, int]:
+    """
+    Rows and columns to generate: the trained ones by default, and always where each position has an embedding.
+
+    Positions of one's own, in a table `rotary` of the shape (N + 1, d / 2, 2), count as one row.
+    """
+    if rotary is not None:
+        return 1, _check_table(grid_size, rotary, config)
     grid = config.grid if grid_size is None else check_grid_size(grid_size)
-    if config.has_place_embeddings and grid != config.grid:
+    if config.has_position_embeddings and grid != config.grid:
         raise ValueError(
-            f"`grid_size` must be the trained {config.grid} for a model with an embedding for each of its places, "
+            f"`grid_size` must be the trained {config.grid} for a model with an embedding for each of its positions, "
             f"got {grid}."
         )
     return grid
+
+
+def _check_table(grid_size: int | Sequence[int] | None, rotary: Any, config: Any) -> int:
+    """Positions in a rotary table of one's own."""
+    if config.has_position_embeddings:
+        raise ValueError(
+            "`rotary` needs a model with rotary position instructions, got one with an embedding for each position."
+        )
+    if grid_size is not None:
+        raise ValueError("`grid_size` and `rotary` exclude each other, got both.")
+    width = config.head_dim // 2
+    is_table = isinstance(rotary, torch.Tensor) and rotary.ndim == 3 and rotary.shape[1:] == (width, 2)
+    if not is_table or len(rotary) < 2 or not rotary.is_floating_point():
+        raise ValueError(
+            f"`rotary` must be a table of the shape (positions + 1, {width}, 2), "
+            f"got {tuple(rotary.shape) if isinstance(rotary, torch.Tensor) else rotary!r}."
+        )
+    return len(rotary) - 1
 
 
 def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
@@ -133,32 +157,26 @@ def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num
 def check_known_tokens(
     known_tokens: torch.LongTensor | None,
     known_mask: torch.BoolTensor | None,
-    batch_size: int,
-    num_tokens: int,
+    shape: tuple[int, int],
     vocab_size: int,
 ) -> torch.LongTensor:
     """
-    Tokens (B, N) on the CPU that generation starts from, -1 where unknown.
+    Tokens (B, N) on the CPU that generation starts from, -1 where unknown, given a mask that is checked already.
 
     Raises:
-        ValueError: if only one of the two is given, a shape is not (B, N), the mask is not boolean, the tokens are
-            no integers, or a known one lies outside the codebook.
+        ValueError: if only one of the two is given, or the tokens are no integers of the shape (B, N), known ones
+            within the codebook.
     """
     if (known_tokens is None) != (known_mask is None):
         raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
-    shape = (batch_size, num_tokens)
     if known_tokens is None:
         return torch.full(shape, -1)
-    for name, value in (("known_tokens", known_tokens), ("known_mask", known_mask)):
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"`{name}` must be a tensor of the shape {shape}, got {value!r}.")
-        if value.shape != shape:
-            raise ValueError(f"`{name}` must have the shape {shape}, images by tokens, got {tuple(value.shape)}.")
+    if not isinstance(known_tokens, torch.Tensor) or known_tokens.shape != shape:
+        found = tuple(known_tokens.shape) if isinstance(known_tokens, torch.Tensor) else repr(known_tokens)
+        raise ValueError(f"`known_tokens` must be a tensor of the shape {shape}, images by tokens, got {found}.")
     if known_tokens.is_floating_point() or known_tokens.dtype == torch.bool:
         raise ValueError(f"`known_tokens` must hold integers, got {known_tokens.dtype}.")
-    known_tokens, known_mask = known_tokens.cpu(), known_mask.cpu()
-    if known_mask.dtype != torch.bool:
-        raise ValueError(f"`known_mask` must be boolean, got {known_mask.dtype}.")
+    known_tokens = known_tokens.cpu()
     inside = (known_tokens >= 0) & (known_tokens < vocab_size)
     if (known_mask & ~inside).any():
         raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")

@@ -97,6 +97,11 @@ class RandARConfig(PreTrainedConfig):
         return self.grid[0] * self.grid[1]
 
     @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def fixed_order(self) -> str | None:
         """The one order in which the model generates, `None` if it can do so in any."""
         return "raster" if self.position_instruction == "none" else None
@@ -107,8 +112,8 @@ class RandARConfig(PreTrainedConfig):
         return self.fixed_order
 
     @property
-    def has_place_embeddings(self) -> bool:
-        """Whether each place of the trained grid has an embedding, so that there is no other grid."""
+    def has_position_embeddings(self) -> bool:
+        """Whether each position of the trained grid has an embedding, so that there is no other grid."""
         return self.position_instruction in ("dense", "merge")
 
     @property

@@ -102,6 +102,11 @@ class RARConfig(PreTrainedConfig):
         return self.grid[0] * self.grid[1]
 
     @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def num_key_value_heads(self) -> int:
         """Key and value heads: as many as query heads."""
         return self.num_attention_heads
@@ -117,8 +122,8 @@ class RARConfig(PreTrainedConfig):
         return self.scan_order if self.merged_positions else None
 
     @property
-    def has_place_embeddings(self) -> bool:
-        """Each place of the grid has an embedding, so that there is no other grid."""
+    def has_position_embeddings(self) -> bool:
+        """Each position of the grid has an embedding, so that there is no other grid."""
         return True
 
     @property

@@ -2,7 +2,7 @@
 
 import torch
 
-from .checks import check_input_ids, check_int, check_labels_of, check_places_of_grid
+from .checks import check_input_ids, check_int, check_labels_of, check_positions
 from .devices import execution_device
 from .layout import repeated_layout
 from .modes import inference
@@ -49,7 +49,7 @@ class RandARFeatureMixin:
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
-        height, width = check_places_of_grid(grid_size, self.config)
+        height, width = check_positions(grid_size, None, self.config)
         depth, device = self.config.num_hidden_layers, execution_device(self)
         input_ids = check_input_ids(input_ids, height * width, self.config.vocab_size).to(device)
         class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes).to(device)
@@ -69,7 +69,7 @@ class RandARFeatureMixin:
             class_labels,
             order,
             layout,
-            **model.describe_places(height, width, device),
+            **model.describe_positions(height, width, device),
             num_layers=layer % (depth + 1),
         ).last_hidden_state[:, layout.queries]  # (B, N, D) in the sequence's order
         features = torch.zeros_like(states).scatter(1, order[..., None].expand_as(states), states)

@@ -31,34 +31,34 @@ class Guidance:
         return self.scale != 1
 
     @property
-    def uses_space(self) -> bool:
-        """Whether there is a sequence that lacks tokens."""
+    def uses_spatial_guidance(self) -> bool:
+        """Whether there is a sequence that drops tokens."""
         return self.spatial_scale != 1
 
     @property
     def branches(self) -> int:
-        """Sequences for each image: its own, one of the null class if guided by class, one that lacks tokens."""
-        return 1 + self.uses_class + self.uses_space
+        """Sequences for each image: its own, one of the null class if guided by class, one that drops tokens."""
+        return 1 + self.uses_class + self.uses_spatial_guidance
 
     def null_labels(self, class_labels: torch.LongTensor, null_class: int) -> torch.LongTensor:
         """Classes (B * branches,) of all sequences for those of the images (B,)."""
         null = torch.full_like(class_labels, null_class) if self.uses_class else class_labels
         return torch.cat([class_labels, *[null] * (self.branches - 1)])
 
-    def left_out(self, dropped: torch.BoolTensor) -> torch.BoolTensor | None:
-        """Which tokens (B * branches, N) each sequence lacks, given those (B, N) that the last one lacks."""
-        if not self.uses_space:
+    def dropped_tokens(self, dropped: torch.BoolTensor) -> torch.BoolTensor | None:
+        """Which tokens (B * branches, N) each sequence drops, given those (B, N) that the last one drops."""
+        if not self.uses_spatial_guidance:
             return None
         return torch.cat([*[torch.zeros_like(dropped)] * (self.branches - 1), dropped])
 
-    def combine(self, logits: torch.Tensor, scale: float, done: torch.Tensor) -> torch.Tensor:
+    def combine(self, logits: torch.Tensor, scale: float, known_fraction: torch.Tensor) -> torch.Tensor:
         """
         One prediction from those of all sequences.
 
         Args:
             logits (`torch.Tensor` of shape (B * branches, G, V)): predictions, sequence after sequence.
             scale (`float`): the scale of guidance by class for this step.
-            done (`torch.Tensor` of shape (B,) or (1,)): share of the tokens that are known.
+            known_fraction (`torch.Tensor` of shape (B,) or (1,)): fraction of the tokens that are known.
 
         Returns:
             `torch.Tensor` of shape (B, G, V): with u the prediction without the class, d that without some tokens, w
@@ -68,9 +68,9 @@ class Guidance:
         if not self.uses_class:
             return others[0] + self.spatial_scale * (conditional - others[0]) if others else conditional
         unconditional = others[0]
-        weight = guidance_weight(self.schedule, scale, done, self.power).view(-1, 1, 1)
+        weight = guidance_weight(self.schedule, scale, known_fraction, self.power).view(-1, 1, 1)
         guided = weight * (conditional - unconditional)
-        if self.uses_space:
+        if self.uses_spatial_guidance:
             return others[1] + self.spatial_scale * (unconditional - others[1]) + guided
         return unconditional + guided
 
@@ -78,13 +78,13 @@ class Guidance:
 def check_spatial_guidance(
     scale: float, dropout: float | torch.Tensor, shape: tuple[int, int]
 ) -> tuple[float, float | torch.BoolTensor]:
-    """Scale and dropout; a `ValueError` for a scale below 0, a share outside [0, 1) or a mask of another kind."""
+    """Scale and dropout; a `ValueError` for a scale below 0, a fraction outside [0, 1) or a mask of another kind."""
     scale, dropout = check_number("spatial_guidance_scale", scale), plain(dropout)
     if isinstance(dropout, torch.Tensor):
         if dropout.dtype != torch.bool or dropout.shape != shape:
             raise ValueError(
-                f"`spatial_dropout` must be a share or a boolean mask of the shape {shape}, got {dropout.dtype} of "
-                f"{tuple(dropout.shape)}."
+                f"`spatial_dropout` must be a number in [0, 1) or a boolean mask of the shape {shape}, "
+                f"got {dropout.dtype} of {tuple(dropout.shape)}."
             )
         return scale, dropout
     return scale, check_number("spatial_dropout", dropout, "[0, 1)")

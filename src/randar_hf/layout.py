@@ -113,13 +113,13 @@ class DecodingStep(NamedTuple):
             this step has padding after its queries, whose `predicted` is N.
         attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for padding; `None` when there
             is none.
-        done (`torch.Tensor` of shape (B,), float32): share of each image's tokens known before the step.
+        known_fraction (`torch.Tensor` of shape (B,), float32): fraction of each image's tokens known before the step.
         num_rewound (`int`): slots to drop from the end of the cache after the step, G - 1.
     """
 
     layout: Layout
     attention_mask: torch.Tensor | None
-    done: torch.Tensor
+    known_fraction: torch.Tensor
     num_rewound: int
 
 
@@ -157,9 +157,14 @@ def decoding_steps(
         kept_mask = mask[:, : mask.shape[1] - (group - 1)]
         length = slots.shape[1]
         layout = Layout(slots[..., 0], slots[..., 1], torch.arange(length - group, length))
-        done = torch.tensor([before / num_tokens for _, _, before in fed])
-        steps.append(DecodingStep(layout, None if mask.all() else mask, done, group - 1))
+        known_fraction = torch.tensor([before / num_tokens for _, _, before in fed])
+        steps.append(DecodingStep(layout, None if mask.all() else mask, known_fraction, group - 1))
     return [_to_device(step, device) for step in steps]
+
+
+def sequence_length(num_tokens: int, form: SequenceForm) -> int:
+    """Slots of the sequence up to the one that predicts its last token, the most that a cache comes to keep."""
+    return form.has_start + (num_tokens if form.merged else 2 * num_tokens)
 
 
 def longest_sequence(steps: list[DecodingStep]) -> int:
@@ -194,6 +199,5 @@ def _pad(fed: list[tuple], num_tokens: int) -> tuple[torch.Tensor, torch.Tensor,
 
 def _to_device(step: DecodingStep, device: torch.device | str) -> DecodingStep:
     mask = None if step.attention_mask is None else step.attention_mask.to(device)
-    return step._replace(
-        layout=Layout(*(part.to(device) for part in step.layout)), attention_mask=mask, done=step.done.to(device)
-    )
+    layout = Layout(*(part.to(device) for part in step.layout))
+    return DecodingStep(layout, mask, step.known_fraction.to(device), step.num_rewound)

@@ -9,7 +9,7 @@ from .checks import (
     check_int,
     check_labels_of,
     check_mask,
-    check_places_of_grid,
+    check_positions,
 )
 from .devices import execution_device
 from .layout import parallel_layout
@@ -59,7 +59,7 @@ class RandARLikelihoodMixin:
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
-        height, width = check_places_of_grid(grid_size, self.config)
+        height, width = check_positions(grid_size, None, self.config)
         input_ids, class_labels, known = self._check_images(input_ids, class_labels, known_mask, height * width)
         orders = self._list_orders(order, num_orders, height, width, len(input_ids), generator)
         only = self.config.only_order
@@ -145,7 +145,7 @@ class RandARLikelihoodMixin:
         Raises:
             ValueError: for any argument out of its range, before the model runs.
         """
-        height, width = self._check_places(grid_size, rotary, "random")
+        height, width = check_positions(grid_size, rotary, self.config)
         num_tokens = height * width
         num_parts = check_int("num_parts", num_parts, 2, num_tokens, note=" tokens")
         if self.config.fixed_order is not None:
@@ -156,7 +156,7 @@ class RandARLikelihoodMixin:
         input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
         (order,) = self._list_orders("random", 1, height, width, len(input_ids), generator)
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
-        places = self.base_model.describe_places(height, width, input_ids.device, rotary)
+        places = self.base_model.describe_positions(height, width, input_ids.device, rotary)
         for part in order.tensor_split(num_parts, dim=1):  # (B, G)
             known = torch.ones_like(input_ids, dtype=torch.bool).scatter(1, part, False)
             ranks, _ = known_first(order, known)
@@ -193,7 +193,7 @@ class RandARLikelihoodMixin:
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""
         order, _ = known_first(order, known)
-        places = self.base_model.describe_places(*grid, input_ids.device)
+        places = self.base_model.describe_positions(*grid, input_ids.device)
         logits = self(input_ids, class_labels, order, **places).logits.float()  # (B, N, V)
         found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, order), reduction="none")
         return torch.zeros_like(found).scatter(1, order, found).masked_fill(known, 0)

@@ -74,7 +74,7 @@ class RandARAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
@@ -270,10 +270,9 @@ class RandARModel(RandARPreTrainedModel):
 
     def rotary_table_at(self, positions: torch.Tensor, factor: float = 1.0, num_extrapolated: int = 0) -> torch.Tensor:
         """The [`~randar_hf.rotary.rotary_table_at`] places (N, 2) for this model, of shape (N + 1, d / 2, 2)."""
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_table_at(positions, head_dim, self.config.rope_theta, factor, num_extrapolated)
+        return rotary_table_at(positions, self.config.head_dim, self.config.rope_theta, factor, num_extrapolated)
 
-    def describe_places(
+    def describe_positions(
         self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """What a forward pass is to be told of the places of a grid, or of those of a table of one's own."""
@@ -319,6 +318,8 @@ class RandARModel(RandARPreTrainedModel):
         return nn.functional.pad(self.position_instruction, (0, 0, 0, 1))[places]
 
 
+# ImageCausalLMMixin: forward. RandARGenerationMixin: plan_generation, decode, generate, generation_steps.
+# RandARResamplingMixin: refine and the log-likelihoods. RandARPreTrainedModel: cards and extract_features.
 class RandARForCausalLM(ImageCausalLMMixin, RandARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
     """
     The RandAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].

@@ -45,7 +45,7 @@ class RARAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.head_dim
         self.num_key_value_groups = 1
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
@@ -265,14 +265,16 @@ class RARModel(RARPreTrainedModel):
             )
         if num_layers in (None, len(self.layers)):
             modulation = self.norm_modulation(condition) if modulations is None else modulations[-1]  # (B, S, 2 D)
-            scale, shift = modulation.chunk(2, dim=-1)  # the other way round than in the layers
-            normalised = nn.functional.layer_norm(
-                hidden_states, hidden_states.shape[-1:], eps=self.config.layer_norm_eps
-            )
-            hidden_states = modulate(normalised, shift, scale)
+            hidden_states = self.final_norm(hidden_states, modulation)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
-    def describe_places(
+    def final_norm(self, hidden_states: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        """The last states (B, S, D), normalised and modulated (B, S, 2 D) by scale and shift, not shift and scale."""
+        scale, shift = modulation.chunk(2, dim=-1)
+        normalised = nn.functional.layer_norm(hidden_states, hidden_states.shape[-1:], eps=self.config.layer_norm_eps)
+        return modulate(normalised, shift, scale)
+
+    def describe_positions(
         self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """What a forward pass is to be told of the places of a grid: nothing, there is but the trained one."""
@@ -342,6 +344,8 @@ class RARModel(RARPreTrainedModel):
         return torch.where(carried < num_tokens, carried + NUM_PREFIX_SLOTS, num_tokens + 1 - carried)
 
 
+# ImageCausalLMMixin: forward. RandARGenerationMixin: plan_generation, decode, generate, generation_steps.
+# RandARResamplingMixin: refine and the log-likelihoods. RARPreTrainedModel: cards and extract_features.
 class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMixin, RandARResamplingMixin):
     """
     The RAR decoder with a head over the image tokenizer's codebook; see [`RandARGenerationMixin.generate`].

@@ -93,11 +93,13 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
     return order
 
 
-def check_fixed_order(order: torch.LongTensor, name: str | None, height: int, width: int, rule: str | None = None):
+def check_fixed_order(
+    order: torch.LongTensor | str, name: str | None, height: int, width: int, rule: str | None = None
+):
     """Check that a model with one order gets the places in it.
 
     Args:
-        order: (B, N), the places in the order asked for.
+        order: (B, N), the places in the order asked for, or the name of an order.
         name: of the model's order; None for a model of any order, which passes every one.
         height: rows of the token grid.
         width: columns of the token grid.
@@ -106,7 +108,11 @@ def check_fixed_order(order: torch.LongTensor, name: str | None, height: int, wi
     Raises:
         ValueError: if the order is another.
     """
-    if name is None or (order.cpu() == make_order(name, height, width)).all():
+    if name is None:
+        return
+    if isinstance(order, str) and order in FIXED_ORDER_NAMES:
+        order = make_order(order, height, width)
+    if not isinstance(order, str) and (order.cpu() == make_order(name, height, width)).all():
         return
     raise ValueError(
         f"{rule or f'`order` must be {name!r}'} for this model, which goes in the order {name!r} alone; "

@@ -1,16 +1,17 @@
-"""Drawing tokens of a finished image again. B images, N tokens of one image."""
+"""Sampling tokens of a finished image again. B images, N tokens of one image."""
 
 import math
+from dataclasses import replace
 
 import torch
 
-from .checks import check_int, check_mask, check_number
+from .checks import check_int, check_mask, check_number, check_positions
 from .likelihood import RandARLikelihoodMixin
 from .randomness import check_generators
 
 
 class RandARResamplingMixin(RandARLikelihoodMixin):
-    """Revision of finished images, which a model of any order can do: a token is drawn again given all the others."""
+    """Revision of finished images, which a model of any order can do: tokens are sampled again given the others."""
 
     def refine(
         self,
@@ -28,18 +29,19 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         **settings,
     ) -> torch.LongTensor:
         """
-        Draw chosen tokens of finished images again, given the rest, for a number of rounds.
+        Sample chosen tokens of finished images again, given the rest, for a number of rounds.
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,)): classes.
-            mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens to draw again in every round; by default the
-                least likely given others ([`~RandARLikelihoodMixin.token_log_likelihoods`]), found anew each round.
-            share (`float`): share of the tokens that is drawn again without a mask, in (0, 1].
+            mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens to sample again in every round; by default
+                the least likely given others ([`~RandARLikelihoodMixin.token_log_likelihoods`]), found anew each
+                round.
+            share (`float`): fraction of the tokens that is sampled again without a mask, in (0, 1].
             num_rounds (`int`): rounds, at least 0.
-            known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are never drawn again.
+            known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are never sampled again.
             num_parts (`int`): parts that the likelihood of tokens is judged in.
-            grid_size, rotary: the places, as for [`~RandARGenerationMixin.generate`].
+            grid_size, rotary: the positions, as for [`~RandARGenerationMixin.generate`].
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             **settings: of [`~RandARGenerationMixin.generate`], such as `num_inference_steps` and `guidance_scale`.
 
@@ -50,34 +52,25 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
             ValueError: for any argument out of its range, before the model runs.
         """
         share, num_rounds = check_number("share", share, "(0, 1]"), check_int("num_rounds", num_rounds, 0)
-        height, width = self._check_places(grid_size, rotary, "random")
+        height, width = check_positions(grid_size, rotary, self.config)
         input_ids, class_labels, again = self._check_images(input_ids, class_labels, mask, height * width, "mask")
-        places = {"grid_size": grid_size, "rotary": rotary}
+        positions = {"grid_size": grid_size, "rotary": rotary}
         known = check_mask("known_mask", known_mask, input_ids.shape).to(input_ids.device)
         check_generators(generator, len(input_ids))
-        # Nothing is left to draw here: this checks the settings, before the first round judges the tokens.
-        every, own = torch.ones_like(known), torch.Generator()
-        self.generation_steps(
-            class_labels, known_tokens=input_ids, known_mask=every, **places, generator=own, **settings
-        )
+        plan = self.plan_generation(class_labels, known, **positions, **settings)
         # Rounded first: 0.07 * 100 is a little more than 7, and no eighth token is meant.
         counts = [math.ceil(round(unknown * share, 9)) for unknown in (~known).sum(dim=1).tolist()]
         count = torch.tensor(counts, device=known.device)[:, None]  # (B, 1)
         for _ in range(num_rounds):
             if mask is None:
                 scores = self.token_log_likelihoods(
-                    input_ids, class_labels, num_parts, **places, generator=generator
+                    input_ids, class_labels, num_parts, **positions, generator=generator
                 )  # (B, N)
                 ranks = scores.masked_fill(known, torch.inf).argsort(dim=1).argsort(dim=1)  # the worst has rank 0
                 again = ranks < count
-            input_ids = self.generate(
-                class_labels,
-                known_tokens=input_ids,
-                known_mask=~again | known,
-                **places,
-                generator=generator,
-                **settings,
-            )
+            kept = (~again | known).cpu()
+            *_, last = self.decode(replace(plan, known_mask=kept), input_ids, generator)
+            input_ids = last.tokens
         return input_ids
 
 

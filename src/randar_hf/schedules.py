@@ -13,7 +13,7 @@ GUIDANCE_SCHEDULES = ("linear", "constant", "power_cosine")
 
 def group_sizes(num_tokens: int, num_steps: int, schedule: str = "cosine") -> list[int]:
     """
-    The number of tokens that each step of parallel decoding draws (Sec. 4.1).
+    The number of tokens that each step of parallel decoding samples (Sec. 4.1).
 
     `"cosine"` decodes few tokens while little is known and many at the end: after step i of S,
     `floor((1 - cos(pi / 2 * (i + 1) / S)) * N + 1)` tokens are there, with at least one new one each step.
@@ -49,19 +49,19 @@ def group_sizes(num_tokens: int, num_steps: int, schedule: str = "cosine") -> li
     return sizes
 
 
-def guidance_weight(schedule: str, scale: float, done: torch.Tensor, power: float = 1.0) -> torch.Tensor:
+def guidance_weight(schedule: str, scale: float, known_fraction: torch.Tensor, power: float = 1.0) -> torch.Tensor:
     """
     Weight of classifier-free guidance at one step: `uncond + weight * (cond - uncond)`.
 
     Args:
-        schedule (`str`): `"linear"` grows from 1 with the share of tokens that are known, `"constant"` is the scale,
-            `"power_cosine"` (RAR's) is `1 + (scale - 1) * (1 - cos(pi * done ** power)) / 2`.
+        schedule (`str`): `"linear"` grows from 1 with the fraction of tokens that are known, `"constant"` is the
+            scale, `"power_cosine"` (RAR's) is `1 + (scale - 1) * (1 - cos(pi * known_fraction ** power)) / 2`.
         scale (`float`): guidance scale, at least 0; 1 is no guidance.
-        done (`torch.Tensor`): share of the image's tokens known before the step, in [0, 1).
+        known_fraction (`torch.Tensor`): fraction of the image's tokens known before the step, in [0, 1).
         power (`float`): of `"power_cosine"`, at least 0: guidance grows late where it is large; 0 is the scale itself.
 
     Returns:
-        `torch.Tensor`: the weight, in the shape of `done`.
+        `torch.Tensor`: the weight, in the shape of `known_fraction`.
 
     Raises:
         ValueError: for an unknown schedule.
@@ -69,6 +69,6 @@ def guidance_weight(schedule: str, scale: float, done: torch.Tensor, power: floa
     if schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"`schedule` must be one of {', '.join(GUIDANCE_SCHEDULES)}, got {schedule!r}.")
     if schedule == "constant":
-        return torch.full_like(done, scale)
-    share = done if schedule == "linear" else (1.0 - torch.cos(torch.pi * done**power)) / 2.0
-    return 1.0 + (scale - 1.0) * share
+        return torch.full_like(known_fraction, scale)
+    growth = known_fraction if schedule == "linear" else (1.0 - torch.cos(torch.pi * known_fraction**power)) / 2.0
+    return 1.0 + (scale - 1.0) * growth

@@ -1,6 +1,9 @@
 """RandARPipeline, in the manner of diffusers' own pipeline tests."""
 
+import copy
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -143,6 +146,39 @@ def test_callback_changes_guidance(pipe):
     changed = tokens(pipe, 0, guidance_scale=3.0, callback_on_step_end=callback, **settings)
     assert not torch.equal(changed, tokens(pipe, 0, guidance_scale=3.0, **settings))
     assert pipe.guidance_scale == 3.0
+
+
+def test_threads_do_not_share_a_call_in_progress(pipe):
+    settings = {"guidance_schedule": "constant", "order": "raster", "num_inference_steps": 16}
+    starts, meeting = {0: 2.0, 1: 5.0, 2: 3.0}, threading.Barrier(3, timeout=60)
+
+    def call(number, wait):
+        def change(pipe, step, timestep, inputs):
+            wait()
+            pipe._guidance_scale += number
+            wait()
+            pipe._interrupt = number == 2 and step == 9
+
+        drawn = tokens(pipe, 0, seed=number, guidance_scale=starts[number], callback_on_step_end=change, **settings)
+        return drawn, pipe.guidance_scale, pipe.num_timesteps
+
+    alone = [call(number, wait=lambda: None) for number in starts]
+
+    def wait():
+        try:
+            meeting.wait()
+        except threading.BrokenBarrierError:  # the call that is interrupted comes no more
+            pass
+
+    def together(number):
+        result = call(number, wait)
+        meeting.abort()
+        return result
+
+    with ThreadPoolExecutor(3) as pool:
+        for (drawn, *seen), (expected, *expected_seen) in zip(pool.map(together, starts), alone, strict=True):
+            assert torch.equal(drawn, expected) and seen == expected_seen
+    assert copy.deepcopy(pipe).transformer.config == pipe.transformer.config  # a call in progress is not copied
 
 
 def test_callback_stops(pipe):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
-from randar_hf.pipelines.masks import choose_share, composite, seam_weights, tokens_under
+from randar_hf.pipelines.masks import choose_fraction, composite, seam_weights, tokens_under
 from randar_hf.vq import encode_images
 
 
@@ -97,7 +97,7 @@ def test_strength_keeps_a_share(pipe, generators):
 
     for strength in (0.1, 0.5, 0.75, 1.0):
         seen.clear()
-        chosen = choose_share(full, strength, generators(2))
+        chosen = choose_fraction(full, strength, generators(2))
         expected = (full.sum(dim=1) * strength).round().clamp(min=1)
         assert torch.equal(chosen.sum(dim=1), expected.long()) and not (chosen & ~full).any()
         latents = pipe(
@@ -110,8 +110,8 @@ def test_strength_keeps_a_share(pipe, generators):
 
 def test_strength_is_chosen_by_each_images_own_generator():
     unknown, generators = torch.ones(2, 64, dtype=torch.bool), [torch.Generator().manual_seed(i) for i in (0, 1)]
-    both = choose_share(unknown, 0.5, generators)
-    alone = choose_share(unknown[:1], 0.5, [torch.Generator().manual_seed(1)])
+    both = choose_fraction(unknown, 0.5, generators)
+    alone = choose_fraction(unknown[:1], 0.5, [torch.Generator().manual_seed(1)])
     assert torch.equal(both[1:], alone) and not torch.equal(both[0], both[1])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from randar_hf.pipelines import RandARInpaintPipeline, RandAROutpaintPipeline, RandARPipeline
-from randar_hf.pipelines.pipeline_randar_outpaint import plan_windows
+from randar_hf.pipelines.canvas import plan_windows
 from randar_hf.vq import encode_images
 
 

@@ -1,4 +1,4 @@
-"""Pictures and masks of any type, read as tensors and given back. Shapes: B pictures of (H, W) pixels."""
+"""Images and masks of any type, read as tensors and given back. Shapes: B images of (H, W) pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,21 +9,21 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 
-Picture = Image.Image | np.ndarray | torch.Tensor
+ImageInput = Image.Image | np.ndarray | torch.Tensor
 
 
-def read_images(image: Picture | list[Picture], count: int) -> list[torch.Tensor]:
-    """[`read_pictures`] in colour: tensors (3, H, W) in [0, 1], one or `count`."""
-    return read_pictures("image", image, 3, count)
+def read_images(image: ImageInput | list[ImageInput], count: int) -> list[torch.Tensor]:
+    """[`read_stack`] in colour: tensors (3, H, W) in [0, 1], one or `count`."""
+    return read_stack("image", image, 3, count)
 
 
-def read_pictures(name: str, pictures: Any, channels: int, count: int) -> list[torch.Tensor]:
+def read_stack(name: str, images: Any, channels: int, count: int) -> list[torch.Tensor]:
     """
-    Pictures or masks of any type as tensors on the CPU.
+    Images or masks of any type as tensors on the CPU.
 
     Args:
         name (`str`): the argument that gives them, for messages.
-        pictures (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): see [`RandARInpaintPipeline`].
+        images (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): see [`RandARInpaintPipeline`].
         channels (`int`): 3 for colours, 1 for grey.
         count (`int`): labels that they are for.
 
@@ -32,17 +32,17 @@ def read_pictures(name: str, pictures: Any, channels: int, count: int) -> list[t
 
     Raises:
         TypeError: for another type.
-        ValueError: for another shape, kind of number or range, or another number of pictures.
+        ValueError: for another shape, kind of number or range, or another number of images.
     """
-    pictures = pictures if isinstance(pictures, list | tuple) else [pictures]
-    found = [picture for part in pictures for picture in _read_part(name, part, channels)]
+    images = images if isinstance(images, list | tuple) else [images]
+    found = [image for part in images for image in _read_part(name, part, channels)]
     if len(found) not in (1, count):
         raise ValueError(f"`{name}` must be one for all or one for each of {count} labels, got {len(found)}.")
     return found
 
 
 def _read_part(name: str, part: Any, channels: int) -> torch.Tensor:
-    """(B, channels, H, W) of a picture or a stack of them."""
+    """(B, channels, H, W) of an image or a stack of them."""
     pixels = _channels_first(name, part, channels)
     pixels = pixels[None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or pixels.shape[1] != channels or 0 in pixels.shape:
@@ -78,14 +78,14 @@ def _channels_first(name: str, part: Any, channels: int) -> torch.Tensor:
     raise TypeError(f"`{name}` must be a PIL image, an array, a tensor or a list of them, got {part!r}.")
 
 
-def spread(things: Sequence[Any], count: int) -> list[Any]:
-    """`count` things of fewer, each repeated next to itself."""
-    return [thing for thing in things for _ in range(count // len(things))]
+def repeat_each(things: Sequence[Any], times: int) -> list[Any]:
+    """Every thing so many times, next to itself."""
+    return [thing for thing in things for _ in range(times)]
 
 
-def to_output(pictures: list[torch.Tensor], output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
-    """Pictures (3, H, W) in [0, 1] as `"pil"`, `"np"` or `"pt"`."""
+def to_output(images: list[torch.Tensor], output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    """Images (3, H, W) in [0, 1] as `"pil"`, `"np"` or `"pt"`."""
     if output_type == "pt":
-        return torch.stack(pictures)
-    arrays = [VaeImageProcessor.pt_to_numpy(picture[None])[0] for picture in pictures]  # (H, W, 3) each
+        return torch.stack(images)
+    arrays = [VaeImageProcessor.pt_to_numpy(image[None])[0] for image in images]  # (H, W, 3) each
     return np.stack(arrays) if output_type == "np" else [VaeImageProcessor.numpy_to_pil(a)[0] for a in arrays]

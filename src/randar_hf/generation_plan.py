@@ -1,0 +1,221 @@
+"""What one call of generation will do, settled before anything is sampled or run. B images, N tokens of one image."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from .cache import cache_bytes
+from .checks import check_class_labels, check_mask, check_positions
+from .configuration_generation import RandARGenerationConfig
+from .devices import execution_device
+from .guidance import Guidance, check_spatial_guidance
+from .layout import sequence_length
+from .memory import check_memory
+from .orders import check_fixed_order, check_order, known_first, make_order
+from .schedules import group_sizes
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationPlan:
+    """
+    Every setting of one call, checked and with its default filled in; made by
+    [`~GenerationPlanMixin.plan_generation`] and carried out by [`~RandARGenerationMixin.decode`].
+
+    Attributes:
+        class_labels (`torch.LongTensor` of shape (B,)): classes, on the CPU.
+        grid (`(int, int)`): rows and columns; positions of one's own count as one row.
+        settings ([`RandARGenerationConfig`]): all settings, its steps cut to the grid.
+        guidance ([`~randar_hf.guidance.Guidance`]): the sequences that are decoded side by side.
+        processors (`LogitsProcessorList`): the caller's, then temperature, top-k and top-p.
+        known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are context.
+        order (`torch.LongTensor` of shape (B, N), *optional*): the caller's; otherwise `settings.order` names one.
+        rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): positions of one's own.
+        spatial_dropout (`float` or `torch.BoolTensor` of shape (B, N)): what the sequence of spatial guidance drops.
+    """
+
+    class_labels: torch.LongTensor
+    grid: tuple[int, int]
+    settings: RandARGenerationConfig
+    guidance: Guidance
+    processors: LogitsProcessorList
+    known_mask: torch.BoolTensor | None = None
+    order: torch.LongTensor | None = None
+    rotary: torch.Tensor | None = None
+    spatial_dropout: float | torch.BoolTensor = 0.25
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Images and tokens of an image, (B, N)."""
+        return len(self.class_labels), self.grid[0] * self.grid[1]
+
+    @property
+    def branches(self) -> int:
+        """Sequences for each image."""
+        return self.guidance.branches
+
+    @property
+    def group_sizes(self) -> list[list[int]]:
+        """For each image, how many tokens each step decodes; nothing where all are known."""
+        counts = [self.shape[1]] * self.shape[0] if self.known_mask is None else (~self.known_mask).sum(dim=1).tolist()
+        steps = self.settings.num_inference_steps
+        return [group_sizes(count, min(steps, count)) if count else [] for count in counts]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that decoding takes."""
+        return max(map(len, self.group_sizes))
+
+
+class GenerationPlanMixin:
+    """Plans of generation, for models with a configuration of the grid and settings of generation."""
+
+    def plan_generation(
+        self,
+        class_labels: torch.LongTensor | Sequence[int] | int,
+        known_mask: torch.BoolTensor | None = None,
+        grid_size: int | tuple[int, int] | None = None,
+        *,
+        order: str | torch.LongTensor | None = None,
+        rotary: torch.Tensor | None = None,
+        spatial_guidance_scale: float = 1.0,
+        spatial_dropout: float | torch.BoolTensor = 0.25,
+        logits_processor: LogitsProcessorList | None = None,
+        generation_config: RandARGenerationConfig | None = None,
+        **settings,
+    ) -> GenerationPlan:
+        """
+        Fill in every default and check every argument of a call of generation; nothing is sampled, nothing runs.
+
+        Args:
+            class_labels, known_mask, grid_size, order, rotary, spatial_guidance_scale, spatial_dropout,
+                logits_processor, generation_config: as for [`~RandARGenerationMixin.generate`].
+            **settings: fields of [`RandARGenerationConfig`]; `None` takes the value of `generation_config`.
+
+        Returns:
+            [`GenerationPlan`]: for [`~RandARGenerationMixin.decode`].
+
+        Raises:
+            ValueError, TypeError: for any argument out of its range, before anything of the grid's size is made.
+        """
+        config = self._merge_settings(generation_config, order, settings)
+        grid = check_positions(grid_size, rotary, self.config)
+        class_labels = check_class_labels(class_labels, self.config.num_classes)
+        shape = len(class_labels), grid[0] * grid[1]
+        spatial_guidance_scale, spatial_dropout = check_spatial_guidance(
+            spatial_guidance_scale, spatial_dropout, shape
+        )
+        guidance = Guidance(
+            config.guidance_scale, config.guidance_schedule, spatial_guidance_scale, config.guidance_power
+        )
+        if known_mask is not None:
+            known_mask = check_mask("known_mask", known_mask, shape).cpu()
+        num_known = 0 if known_mask is None else int(known_mask.sum(dim=1).max())
+        self.check_memory(shape[0] * guidance.branches, shape[1], num_known)
+        config.num_inference_steps = self._check_num_steps(config, settings.get("num_inference_steps"), shape[1])
+        named = order is None or isinstance(order, str)
+        if named and rotary is not None and config.order not in ("random", "raster"):
+            raise ValueError(
+                f"`order` must be 'random', 'raster' or a tensor for positions of one's own, got {config.order!r}."
+            )
+        plan = GenerationPlan(
+            class_labels=class_labels,
+            grid=grid,
+            settings=config,
+            guidance=guidance,
+            processors=_logits_processors(config, logits_processor),
+            known_mask=known_mask,
+            order=None if named else self.check_order(order, shape, grid),
+            rotary=rotary,
+            spatial_dropout=spatial_dropout,
+        )
+        self._check_fixed_order(plan)
+        return plan
+
+    def check_order(self, order: torch.LongTensor, shape: tuple[int, int], grid: tuple[int, int]) -> torch.LongTensor:
+        """An order (B, N) on the CPU; raises a `ValueError` for no permutation, or one that the model cannot take."""
+        order = check_order(order, shape[1], shape[0]).cpu()
+        check_fixed_order(order, self.config.fixed_order, *grid)
+        return order
+
+    def check_memory(self, num_sequences: int, num_tokens: int, num_known: int = 0, argument: str = "`grid_size`"):
+        """
+        Raise a `ValueError` if decoding would not fit into memory, before anything is made for it.
+
+        Args:
+            num_sequences (`int`): images times sequences of guidance.
+            num_tokens (`int`): tokens of one image.
+            num_known (`int`): tokens of one image that are read in one pass.
+            argument (`str`): what gives the size, for the message.
+        """
+        config, form = self.config, self.base_model.form
+        cache = cache_bytes(config, num_sequences, sequence_length(num_tokens, form), self.dtype)
+        states = sequence_length(num_known, form) * (4 * config.hidden_size + 2 * config.intermediate_size)
+        num_bytes = cache + num_sequences * states * self.dtype.itemsize
+        check_memory(num_tokens, num_bytes, execution_device(self), argument)
+
+    def _check_fixed_order(self, plan: GenerationPlan):
+        """Raise a `ValueError` for an order by name or known tokens that a model of one order cannot take."""
+        name = self.config.fixed_order
+        if name is None:
+            return
+        if plan.order is None:
+            check_fixed_order(plan.settings.order, name, *plan.grid)
+        if plan.known_mask is not None:
+            order = make_order(name, *plan.grid, plan.shape[0])
+            rule = f"`known_mask` must be true for the first tokens in the order {name!r} alone"
+            check_fixed_order(known_first(order, plan.known_mask)[0], name, *plan.grid, rule)
+
+    def _merge_settings(
+        self, generation_config: RandARGenerationConfig | None, order: Any, settings: dict[str, Any]
+    ) -> RandARGenerationConfig:
+        """The settings of this call: the given configuration, or the model's own, with what the caller changes."""
+        if generation_config is None:
+            generation_config = self.generation_config
+        if not isinstance(generation_config, self.generation_config_class):
+            raise TypeError(
+                f"`generation_config` must be a {self.generation_config_class.__name__}, got {generation_config!r}."
+            )
+        config = copy.deepcopy(generation_config)
+        if isinstance(order, str):
+            settings = {**settings, "order": order}
+        for name, value in settings.items():
+            if not hasattr(config, name):
+                raise TypeError(f"generate() got an unexpected argument {name!r}.")
+            if value is not None:
+                setattr(config, name, value)
+        config.validate()
+        return config
+
+    def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
+        """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""
+        if asked is not None and asked > num_tokens:
+            raise ValueError(f"`num_inference_steps` must lie between 1 and {num_tokens} tokens, got {asked}.")
+        if self.config.fixed_order is None:
+            return min(config.num_inference_steps, num_tokens)
+        if asked is not None and asked != num_tokens:
+            raise ValueError(
+                f"`num_inference_steps` must equal the number of tokens for a model of the order "
+                f"{self.config.fixed_order!r} alone, which decodes one after another: {num_tokens}, got {asked}."
+            )
+        return num_tokens
+
+
+def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:
+    """The caller's processors, then temperature, top-k and top-p as far as they change anything."""
+    if own is not None and not isinstance(own, list):
+        raise TypeError(f"`logits_processor` must be a LogitsProcessorList or a list of processors, got {own!r}.")
+    processors = LogitsProcessorList(own or [])
+    if config.do_sample and config.temperature != 1:
+        processors.append(TemperatureLogitsWarper(float(config.temperature)))
+    if config.do_sample and config.top_k > 0:
+        processors.append(TopKLogitsWarper(config.top_k))
+    if config.do_sample and config.top_p < 1:
+        processors.append(TopPLogitsWarper(float(config.top_p)))
+    return processors
+
+
+__all__ = ["GenerationPlan", "GenerationPlanMixin"]
