@@ -331,12 +331,12 @@ def test_interrupted_cells_are_grey_inside_the_mask_alone(pipe):
 
 
 def test_refine_and_spatial_guidance_leave_known_tokens(pipe):
-    pictures, mask = make_pictures(1), make_mask()
+    pictures, mask, labels = make_pictures(1), make_mask(), [0, 1, 2, 3]
     known = ~tokens_under(torch.from_numpy(mask), (4, 4))
     for settings in ({"refine": 2, "refine_share": 0.5}, {"spatial_guidance_scale": 2.0}):
-        latents = tokens(pipe, 0, pictures, mask, **settings)
-        assert torch.equal(latents[:, known], encoded(pipe, pictures)[:, known])
-        assert not torch.equal(latents, tokens(pipe, 0, pictures, mask))
+        latents = tokens(pipe, labels, pictures, mask, **settings)
+        assert (latents[:, known] == encoded(pipe, pictures)[:, known]).all()
+        assert not torch.equal(latents, tokens(pipe, labels, pictures, mask))
 
 
 def test_from_pipe_save_and_load(pipe, tmp_path):
