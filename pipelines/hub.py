@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from diffusers.utils.constants import TRANSFORMERS_COMPONENT_AUX_FILES
 from huggingface_hub import ModelCard
 
 from randar_hf.cards import Origin, make_card, replace_generated_card
@@ -13,6 +14,9 @@ STUB = (
     '"""So that `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` finds the class."""\n\n'
     "from randar_hf.pipelines import {name} as Pipeline\n"
 )
+# What diffusers is to fetch of a repository beside weights and configurations: for `transformer` it knows no more.
+FETCHED = ("transformer/generation_config.json", "transformer/*.py")
+TRANSFORMERS_COMPONENT_AUX_FILES.extend(name for name in FETCHED if name not in TRANSFORMERS_COMPONENT_AUX_FILES)
 
 
 class HubMixin:
@@ -29,11 +33,11 @@ class HubMixin:
 
         Returns:
             `huggingface_hub.ModelCard`: the card. A pipeline loaded from a folder keeps the card that lies there,
-            unless its code goes along.
+            unless that is a link or the code goes along.
         """
         if origin is None and not has_code and self.name_or_path:
             loaded_from = Path(self.name_or_path) / "README.md"
-            if loaded_from.is_file():
+            if loaded_from.is_file() and not loaded_from.is_symlink():
                 card = ModelCard.load(loaded_from)
                 name = loaded_from.resolve().parent.name
                 card.text = card.text.replace(f'from_pretrained("{name}"', f'from_pretrained("{repo_id}"')

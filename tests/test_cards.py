@@ -58,7 +58,10 @@ def test_a_pushed_model_carries_card_and_defaults(model, pushed):
 
 def test_a_pushed_model_without_a_head_carries_a_card(model, pushed):
     model.model.push_to_hub("someone/features")
-    assert "A RandAR model" in pushed["README.md"].decode()
+    card = pushed["README.md"].decode()
+    assert "A RandAR model" in card and "pipeline_tag: image-feature-extraction" in card
+    assert 'AutoModel.from_pretrained("someone/features")' in card and "model.extract_features(tokens)" in card
+    assert "generate" not in card.split("## Limits")[0] and "RandARPipeline" not in card
 
 
 def test_a_repository_keeps_its_card(model, pushed, monkeypatch):

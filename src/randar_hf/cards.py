@@ -36,7 +36,10 @@ TEMPLATE = """---
 
 # {{ title }}
 
-{{ kind }} with {{ "{:,}".format(parameters) }} parameters: it generates images of {{ num_classes }} classes as
+{{ kind }} with {{ "{:,}".format(parameters) }} parameters\
+{% if generation %}: it generates images of {{ num_classes }} classes as
+{% else %} without its head, for features of images of {{ num_classes }} classes as
+{% endif -%}
 {{ height }} x {{ width }} tokens{% if pixels %}, {{ pixels[1] }} x {{ pixels[0] }} pixels{% endif %}.
 {% if origin %}
 The weights are those of [{{ origin.repository }}](https://huggingface.co/{{ origin.repository }}), published by the
@@ -54,14 +57,28 @@ pipe = {{ pipeline }}.from_pretrained("{{ repo_id }}"{{ trust }})
 image = pipe({{ label }}).images[0]
 ```
 
-Through diffusers' own entry point{{ needs }}:
+{% if has_code -%}
+Through diffusers, without anything else installed; the code beside the weights runs:
 
 ```python
 from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
 
-pipe = DiffusionPipeline.from_pretrained("{{ repo_id }}", custom_pipeline="pipeline", trust_remote_code=True)
+folder = snapshot_download("{{ repo_id }}")  # all of it, so that it loads without a connection from then on
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
 image = pipe({{ label }}).images[0]
 ```
+{%- else -%}
+Through diffusers' own entry point:
+
+```python
+import randar_hf.pipelines  # registers the pipeline
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{{ repo_id }}")
+image = pipe({{ label }}).images[0]
+```
+{%- endif %}
 
 Its model alone, through transformers:
 {%- else -%}
@@ -71,12 +88,19 @@ Through transformers:
 ```python
 {% if not has_code %}import randar_hf  # registers the model
 {% endif -%}
+{% if generation -%}
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{{ repo_id }}"{{ subfolder }}{{ trust }})
 tokens = model.generate([0])  # (1, {{ height * width }}), in raster order
+{%- else -%}
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{{ repo_id }}")
+features = model.extract_features(tokens)  # (B, {{ height * width }}, {{ hidden_size }}) of tokens in raster order
+{%- endif %}
 ```
-{% if not pixels %}
+{% if generation and not pixels %}
 The tokens become an image through the tokenizer that the model was trained with, a `diffusers.VQModel`, by
 `randar_hf.vq.decode_images`, or in a pipeline: `{{ pipeline }}(transformer=model, vqvae=tokenizer)`.
 {% endif %}
@@ -89,11 +113,12 @@ The tokens become an image through the tokenizer that the model was trained with
 | {{ name }} | {{ value }} |
 {% endfor -%}
 | tokens | {{ height }} x {{ width }} of {{ vocab_size }} kinds |
+{% if generation -%}
 | generation by default | order {{ generation.order }}, {{ generation.num_inference_steps }} steps, \
 {{ generation.guidance_schedule }} guidance of {{ generation.guidance_scale }}\
 {% if generation.guidance_schedule == "power_cosine" %} with the power {{ generation.guidance_power }}{% endif %}\
 {% if generation.temperature != 1 %}, temperature {{ generation.temperature }}{% endif %} |
-
+{% endif %}
 ## Results
 
 {% if origin -%}
@@ -182,7 +207,7 @@ class Origin:
 def make_card(
     repo_id: str,
     config: PreTrainedConfig,
-    generation_config: RandARGenerationConfig,
+    generation_config: RandARGenerationConfig | None,
     num_parameters: int,
     pixels: tuple[int, int] | None = None,
     label: str = "0",
@@ -195,7 +220,7 @@ def make_card(
     Args:
         repo_id (`str`): what `from_pretrained` is to be called with.
         config ([`RandARConfig`] or [`RARConfig`]): the model's configuration.
-        generation_config ([`RandARGenerationConfig`]): its defaults of generation.
+        generation_config ([`RandARGenerationConfig`]): its defaults of generation; `None` for a model without a head.
         num_parameters (`int`): its size.
         pixels (`(int, int)`, *optional*): height and width of the pipeline's images.
         label (`str`): a label for the example, as Python writes it.
@@ -215,8 +240,8 @@ def make_card(
         library_name="diffusers" if pixels else "transformers",
         license=origin.license if origin else None,
         model_name=title if origin else None,
-        pipeline_tag="unconditional-image-generation",
-        tags=[family.tag, "autoregressive", "image-generation", "class-conditional"],
+        pipeline_tag="unconditional-image-generation" if generation_config else "image-feature-extraction",
+        tags=[family.tag, "autoregressive", "class-conditional", *(["image-generation"] if generation_config else [])],
     )
     return ModelCard.from_template(
         data,
@@ -235,7 +260,6 @@ def make_card(
         has_code=has_code,
         subfolder=', subfolder="transformer"' if pixels else "",
         trust=", trust_remote_code=True" if has_code else "",
-        needs=", without anything else installed" if has_code else ", which runs the line of code in `pipeline.py`",
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
@@ -297,6 +321,6 @@ class CardMixin:
 
     def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
         """Upload a model card of this model where the repository has none."""
-        generation = getattr(self, "generation_config", None) or RandARGenerationConfig.from_model_config(self.config)
-        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, generation, self.num_parameters()))
+        settings = self.generation_config if self.can_generate() else None
+        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, settings, self.num_parameters()))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)

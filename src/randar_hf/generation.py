@@ -29,6 +29,7 @@ from .modes import evaluation_mode
 from .orders import known_first, make_order
 from .randomness import check_generators, uniform
 from .sampling import sample_tokens
+from .stored_settings import find_settings
 
 
 logger = logging.get_logger(__name__)
@@ -322,23 +323,20 @@ class RandARGenerationMixin(GenerationPlanMixin):
         if generation_config is not None:
             self.generation_config = copy.deepcopy(generation_config)
             return
-        kwargs = {name: value for name, value in kwargs.items() if not hasattr(self.config, name)}
-        try:
-            self.generation_config = self.generation_config_class.from_pretrained(
-                pretrained_model_name_or_path,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                proxies=proxies,
-                local_files_only=local_files_only,
-                token=token,
-                revision=revision,
-                subfolder=subfolder,
-                _from_auto=from_auto_class,
-                _from_pipeline=from_pipeline,
-                **kwargs,
-            )
-        except OSError:
+        folder = find_settings(
+            pretrained_model_name_or_path,
+            subfolder,
+            revision,
+            cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        if folder is None:
             logger.info("No generation_config.json found: generation uses the defaults of the model's configuration.")
+            return
+        kwargs = {name: value for name, value in kwargs.items() if not hasattr(self.config, name)}
+        self.generation_config = self.generation_config_class.from_pretrained(folder, **kwargs)
 
 
 __all__ = ["GenerationState", "RandARGenerationMixin"]

@@ -1,0 +1,31 @@
+"""Makes the pipelines known to diffusers, so that its own entry points load them without code from a repository."""
+
+import diffusers
+from diffusers.pipelines import auto_pipeline, pipeline_loading_utils
+
+from .pipeline_randar import RandARPipeline
+from .pipeline_randar_extrapolation import RandARExtrapolationPipeline
+from .pipeline_randar_inpaint import RandARInpaintPipeline
+from .pipeline_randar_outpaint import RandAROutpaintPipeline
+from .pipeline_rar import RARPipeline
+
+
+PIPELINES = (
+    RandARPipeline,
+    RandARInpaintPipeline,
+    RandAROutpaintPipeline,
+    RandARExtrapolationPipeline,
+    RARPipeline,
+)
+# The classes of transformers that a pipeline's `transformer` may be, and how diffusers saves and loads them.
+COMPONENTS = {name: ["save_pretrained", "from_pretrained"] for name in ("RandARPreTrainedModel", "RARPreTrainedModel")}
+
+
+def register_pipelines():
+    """Let `DiffusionPipeline` load these classes, and the `AutoPipelineFor...` of diffusers the kinds that they know."""
+    pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = COMPONENTS
+    pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(COMPONENTS)
+    for pipeline in PIPELINES:
+        setattr(diffusers, pipeline.__name__, pipeline)
+    auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.update(randar=RandARPipeline, rar=RARPipeline)
+    auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING.update(randar=RandARInpaintPipeline)
