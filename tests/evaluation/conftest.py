@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from randar_hf.evaluation.extractors import PooledOutput
+from randar_hf.pipelines import RandARPipeline
 
 
 class ChannelMoments(nn.Module):
@@ -40,3 +41,10 @@ def extractor():
 @pytest.fixture
 def make_images(tmp_path):
     return lambda name, count, **settings: write_images(tmp_path / name, count, **settings)
+
+
+@pytest.fixture
+def pipe(model, vqvae):
+    """A pipeline of 16 x 16 pixels and five classes, three of which the folders of images name."""
+    names = {0: "class_2", 1: "class_0, first", 2: "class_1", 3: "other", 4: "another"}
+    return RandARPipeline(model, vqvae, id2label=names)
