@@ -46,6 +46,7 @@ setup(
     },
     packages=[
         "randar_hf",
+        "randar_hf.cli",
         "randar_hf.evaluation",
         "randar_hf.pipelines",
         "randar_hf.training",
@@ -70,6 +71,7 @@ setup(
         "safetensors>=0.8",
         "torch>=2.6",
         "transformers>=5.23,<6",
+        "typer>=0.29",
     ],
     extras_require={
         "training": TRAINING,

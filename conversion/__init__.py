@@ -7,12 +7,14 @@ from .convert_maskgit_vq import convert_maskgit_vq
 from .convert_randar import convert_randar
 from .convert_rar import convert_rar
 from .detection import convert_model, convert_tokenizer
+from .pipeline_folders import convert_checkpoint
 from .published_files import find_published
 from .published_layouts import published_state_dict
 
 
 __all__ = [
     "check_class_names",
+    "convert_checkpoint",
     "convert_llamagen",
     "convert_llamagen_vq",
     "convert_maskgit_vq",

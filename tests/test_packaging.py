@@ -14,9 +14,15 @@ FOLDERS = {
     "training": ROOT / "training",
     "conversion": ROOT / "conversion",
     "evaluation": CORE / "evaluation",
+    "cli": CORE / "cli",
 }
-MAY_IMPORT = {"pipelines": set(), "training": {"pipelines"}, "conversion": set(), "evaluation": {"pipelines"}}
-COMMAND_MODULES = {"bench", "bench_training", "cli", "convert", "demo", "image_commands", "sample"}
+MAY_IMPORT = {
+    "pipelines": set(),
+    "training": {"pipelines"},
+    "conversion": {"pipelines"},
+    "evaluation": {"pipelines"},
+    "cli": {"pipelines", "training", "conversion", "evaluation"},
+}
 MODEL_MODULES = ("configuration_*.py", "modeling_*.py", "generation*.py")
 MAX_CHECKPOINT_BYTES = {"digits": 8 * 1024**2, "digits-rar": 4 * 10**6}
 
@@ -48,8 +54,8 @@ def imported_folders(path, package):
 
 
 def core_modules():
-    others = COMMAND_MODULES | {"evaluation"}
-    return [path for path in CORE.rglob("*.py") if relative_name(path, CORE).split(".")[0] not in others]
+    rooms = {"evaluation", "cli", "__main__"}  # the last is `python -m randar_hf`, the command line
+    return [path for path in CORE.rglob("*.py") if relative_name(path, CORE).split(".")[0] not in rooms]
 
 
 def model_modules():

@@ -1,27 +1,41 @@
 """RandAR and RAR: autoregressive image generation in any order, for transformers and diffusers."""
 
+import sys
+from importlib import import_module
 from pathlib import Path
-
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-from . import orders, schedules, vq
-from .configuration_generation import RandARGenerationConfig
-from .configuration_randar import RandARConfig
-from .configuration_rar import RARConfig
-from .generation import GenerationState
-from .modeling_randar import RandARForCausalLM, RandARModel, RandARPreTrainedModel
-from .modeling_rar import RARForCausalLM, RARModel, RARPreTrainedModel
 
 
 __version__ = "0.1.0"
 DEMO_FOLDERS = {"randar": "digits", "rar": "digits-rar"}
+MODULES = ("orders", "schedules", "vq")
+HOMES = {
+    "GenerationState": "generation",
+    "RARConfig": "configuration_rar",
+    "RARForCausalLM": "modeling_rar",
+    "RARModel": "modeling_rar",
+    "RARPreTrainedModel": "modeling_rar",
+    "RandARConfig": "configuration_randar",
+    "RandARForCausalLM": "modeling_randar",
+    "RandARGenerationConfig": "configuration_generation",
+    "RandARModel": "modeling_randar",
+    "RandARPreTrainedModel": "modeling_randar",
+}
 
-AutoConfig.register("randar", RandARConfig, exist_ok=True)
-AutoModel.register(RandARConfig, RandARModel, exist_ok=True)
-AutoModelForCausalLM.register(RandARConfig, RandARForCausalLM, exist_ok=True)
-AutoConfig.register("rar", RARConfig, exist_ok=True)
-AutoModel.register(RARConfig, RARModel, exist_ok=True)
-AutoModelForCausalLM.register(RARConfig, RARForCausalLM, exist_ok=True)
+__all__ = sorted([*HOMES, *MODULES, "demo_checkpoint"])
+
+
+def __getattr__(name: str):
+    """Import the module of a public name at its first use."""
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(f"{__name__}.auto_classes")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+
+
+def __dir__():
+    return __all__
 
 
 def demo_checkpoint(model_type: str = "randar") -> str:
@@ -39,19 +53,12 @@ def demo_checkpoint(model_type: str = "randar") -> str:
     return str(Path(__file__).parent / "checkpoints" / DEMO_FOLDERS[model_type])
 
 
-__all__ = [
-    "GenerationState",
-    "RARConfig",
-    "RARForCausalLM",
-    "RARModel",
-    "RARPreTrainedModel",
-    "RandARConfig",
-    "RandARForCausalLM",
-    "RandARGenerationConfig",
-    "RandARModel",
-    "RandARPreTrainedModel",
-    "demo_checkpoint",
-    "orders",
-    "schedules",
-    "vq",
-]
+def _is_command_line() -> bool:
+    """Whether this process is `randar-hf` or `python -m randar_hf`, whose help waits for no torch."""
+    words = sys.orig_argv[1:3]
+    as_module = (["-m", "randar_hf"], ["-m", "randar_hf.cli"])
+    return words in as_module or bool(words) and Path(words[0]).stem == "randar-hf"
+
+
+if not _is_command_line():
+    import_module(f"{__name__}.auto_classes")

@@ -1,6 +1,5 @@
 """Published checkpoints, and pipelines of this package, turned into the folder of a pipeline."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,22 +11,15 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from . import pipelines
-from .cards import Origin
-from .checks import check_path
-from .conversion import (
-    check_class_names,
-    convert_model,
-    convert_tokenizer,
-    find_published,
-    imagenet_classes,
-    read_class_names,
-)
-from .modeling_rar import RARForCausalLM
-from .pipelines import RandARPipeline, RARPipeline, save_with_code
+from randar_hf.cards import Origin
+from randar_hf.checks import check_path
+from randar_hf.modeling_rar import RARForCausalLM
+from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
+from randar_hf.pipelines.loading import load_pipeline
 
-
-PIPELINES = {name: value for name, value in vars(pipelines).items() if isinstance(value, type)}
+from .class_names import check_class_names, imagenet_classes, read_class_names
+from .detection import convert_model, convert_tokenizer
+from .published_files import find_published
 
 
 def convert_checkpoint(
@@ -77,7 +69,7 @@ def convert_checkpoint(
     _check_output(output, overwrite, (checkpoint,) if tokenizer is None else (checkpoint, tokenizer))
     names = None if class_names is None else read_class_names(class_names)
     if checkpoint.is_dir():
-        pipeline, origin = _load_pipeline(checkpoint), None
+        pipeline, origin = load_pipeline("checkpoint", checkpoint), None
     else:
         pipeline, origin = _convert_files(checkpoint, tokenizer, **settings)
     pipeline.check_components()
@@ -119,17 +111,6 @@ def _check_source(checkpoint: Path, of_files: dict):
                 f"`{name}` belongs to a `checkpoint` that is a file, got {str(value)!r} for the pipeline in "
                 f"{str(checkpoint)!r}."
             )
-
-
-def _load_pipeline(folder: Path) -> DiffusionPipeline:
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = index.get("_class_name") if isinstance(index, dict) else None
-        if name not in tuple(PIPELINES):  # a list, where the class has code of its own
-            raise ValueError(f"it must be a {' or '.join(PIPELINES)}, got {name!r}.")
-        return PIPELINES[name].from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"`checkpoint` {str(folder)!r} cannot be loaded: {error}") from error
 
 
 def _convert_files(

@@ -7,14 +7,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from . import demo_checkpoint
-from .pipelines import (
+from randar_hf import demo_checkpoint
+from randar_hf.pipelines import (
     RandARExtrapolationPipeline,
     RandARInpaintPipeline,
     RandAROutpaintPipeline,
     RandARPipeline,
 )
-from .vq import encode_images
+from randar_hf.vq import encode_images
 
 
 CELL, GAP, MARGIN = 64, 4, 24

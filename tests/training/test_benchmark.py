@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from randar_hf import bench_training, cli
-from randar_hf.bench_training import format_training, measure_training, time_published_steps
+from randar_hf import cli
+from randar_hf.training import benchmark
+from randar_hf.training.benchmark import format_training, measure_training, time_published_steps
 
 
 # A program with the interface of the published one, which counts what it is asked for.
@@ -40,7 +41,7 @@ def published(tmp_path):
 
 
 def test_both_programs_are_timed(published, monkeypatch):
-    monkeypatch.setattr(bench_training, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
     result = measure_training("demo", batch_size=2, runs=1, dtype="bfloat16", published=str(published))
     ours, theirs = result["ours"], result["published"]
     assert result["dtype"] == "bfloat16" and result["activation_checkpointing"]
@@ -108,7 +109,7 @@ def test_what_the_published_program_lacks_is_named(published, monkeypatch):
         "model_type": "randar",
     }
     training = {"compile": False, "activation_checkpointing": True, "gradient_accumulation_steps": 1}
-    bench = bench_training.TrainingBench(**settings, **training, published=str(published))
+    bench = benchmark.TrainingBench(**settings, **training, published=str(published))
     with pytest.raises(ValueError, match="`published` needs the package 'omegaconf_of_old', which is missing."):
         time_published_steps(bench)
 
@@ -121,9 +122,9 @@ def test_programs_take_turns(monkeypatch, published):
         seconds = [1.0 + len(taken)]
         return {"parameters": 1, "loss": 0.5, "seconds": seconds, "peak_memory": 2**20 * len(taken)}
 
-    monkeypatch.setattr(bench_training, "_in_own_process", run)
+    monkeypatch.setattr(benchmark, "_in_own_process", run)
     result = measure_training("demo", batch_size=4, published=str(published))
-    ours, theirs = bench_training._PROGRAMS
+    ours, theirs = benchmark._PROGRAMS
     assert taken == [ours, theirs, ours, theirs]
     assert (result["ours"]["seconds"], result["published"]["seconds"]) == (3.0, 4.0)
     assert (result["ours"]["peak_memory_mib"], result["published"]["peak_memory_mib"]) == (3.0, 4.0)

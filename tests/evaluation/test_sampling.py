@@ -17,10 +17,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from randar_hf import demo_checkpoint, sample
+from randar_hf import demo_checkpoint
 from randar_hf.cli import main
+from randar_hf.evaluation import sampling
+from randar_hf.evaluation.sampling import image_class, image_seed, model_hash, sample_images
 from randar_hf.pipelines import RandARPipeline, RARPipeline
-from randar_hf.sample import image_class, image_seed, model_hash, sample_images
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +224,7 @@ def test_the_hash_is_that_of_the_weights(folder, make_model, vqvae):
         (["--batch-size", "0"], "`batch_size`"),
         (["--seed", "-1"], "`seed`"),
         (["--classes", "sorted"], "`classes` must be one of balanced, random"),
-        (["--model", "no/such/folder"], "`--model` no/such/folder"),
+        (["--model", "no/such/folder"], "`model` 'no/such/folder'"),
         (["--steps", "17"], "`num_inference_steps`"),
         (["--order", "zigzag"], "`order`"),
         (["--temperature", "0"], "`temperature`"),
@@ -293,9 +294,9 @@ def test_processes_share_the_batches(folder, monkeypatch):
     for name in ("images/000000.png", "images/000006.png", "images/000007.png", "images/000017.png", "samples.npz"):
         Path("both", name).unlink()
     kept = {path: path.stat().st_mtime_ns for path in Path("both", "images").iterdir()}
-    monkeypatch.setattr(sample, "_start_processes", start)
-    monkeypatch.setattr(sample, "load_pipeline", lambda *arguments: pipes[rank.value])
-    monkeypatch.setattr(sample, "image_seed", seed_of)
+    monkeypatch.setattr(sampling, "_start_processes", start)
+    monkeypatch.setattr(sampling, "load_pipeline", lambda *arguments: pipes[rank.value])
+    monkeypatch.setattr(sampling, "image_seed", seed_of)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, range(2)))
     assert drawn == {0: [0, 1, 2, 3, 16, 17], 1: [4, 5, 6, 7]}
@@ -306,7 +307,7 @@ def test_processes_share_the_batches(folder, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_of_a_launcher_give_the_same_bytes(tmp_path):
     """Pictures of the shipped digits, each drawn by one of the processes."""
-    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m randar_hf.cli"
+    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m randar_hf"
     words = f"sample --num-images 20 --batch-size 4 --steps 4 --device cpu --output-dir {tmp_path / 'both'}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher.split(), *words.split()]

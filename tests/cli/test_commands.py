@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from PIL import Image
 
-from randar_hf.cli import main
+from randar_hf.cli import app, main
 from randar_hf.pipelines import RandARPipeline
 
 
@@ -96,7 +97,7 @@ def test_generate_is_reproducible(folder, capsys):
     [
         (["generate", "whale"], "class_labels"),
         (["generate", "9"], "class_labels"),
-        (["generate", "-1"], "class_labels"),
+        (["generate", "--", "-1"], "class_labels"),
         (["generate", "1", "--steps", "99"], "num_inference_steps"),
         (["generate", "1", "--temperature", "0"], "temperature"),
         (["generate", "1", "--output", "missing/out.png"], "--output"),
@@ -154,7 +155,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("randar_hf.cli._demo", interrupted)
+    monkeypatch.setattr("randar_hf.cli.demo.check_output", interrupted)
     assert run(capsys, "demo") == (130, "randar-hf demo: interrupted\n")
 
 
@@ -168,28 +169,41 @@ def test_nothing_is_overwritten_unless_asked(folder, capsys):
     assert Image.open(output).size == (16, 16)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "demo",
-        "generate",
-        "inpaint",
-        "outpaint",
-        "extrapolate",
-        "sample",
-        "convert",
-        "bench",
-        "train-tokenizer",
-        "tokenize",
-        "train",
-    ],
-)
+NAMES = [command.name for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", NAMES)
 def test_help_everywhere(capsys, command):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert not stop.value.code and f"usage: randar-hf {command}" in capsys.readouterr().out
+    assert run(capsys, command, "--help")[0] == 0
 
 
-def test_the_program_runs_as_a_module():
-    result = subprocess.run([sys.executable, "-m", "randar_hf.cli", "--help"], capture_output=True, text=True)
-    assert result.returncode == 0 and "usage: randar-hf" in result.stdout
+def test_the_program_alone_prints_its_help_and_its_version(capsys):
+    assert main([]) == 0 and "randar-hf generate" not in (text := capsys.readouterr().out)
+    assert all(name in text for name in NAMES)
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"randar-hf {version('randar-hf')}\n"
+
+
+HELP_WITHOUT_LIBRARIES = """
+import sys
+
+sys.orig_argv = ["python", "-m", "randar_hf"]
+for name in ("torch", "transformers", "diffusers", "numpy", "PIL", "accelerate", "datasets", "yaml"):
+    sys.modules[name] = None  # as if it were not installed
+from randar_hf.cli import app, main
+
+for command in app.registered_commands:
+    if command.rich_help_panel == "Training":
+        continue
+    assert main([command.name, "--help"]) == 0, command.name
+"""
+
+
+def test_help_waits_for_no_library():
+    subprocess.run([sys.executable, "-c", HELP_WITHOUT_LIBRARIES], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("module", ["randar_hf", "randar_hf.cli"])
+def test_the_program_runs_as_a_module(module):
+    words = ["bench", "--size", "demo", "--steps", "4", "--runs", "1"]
+    result = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
+    assert result.returncode == 0 and "num_inference_steps: 4" in result.stdout

@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from randar_hf import RandARConfig, RandARForCausalLM, demo_checkpoint
 from randar_hf.cli import main
-from randar_hf.conversion import convert_model, convert_tokenizer, published_state_dict
+from randar_hf.conversion import convert_checkpoint, convert_model, convert_tokenizer, published_state_dict
 from randar_hf.conversion.published_files import PUBLISHED_FILES
-from randar_hf.convert import convert_checkpoint
 from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline, RARPipeline
 
 
@@ -439,7 +438,7 @@ def test_a_disk_that_fills_up_while_weights_are_written(published_files, tmp_pat
 PEAK = """
 import re, sys
 from pathlib import Path
-from randar_hf.convert import convert_checkpoint
+from randar_hf.conversion import convert_checkpoint
 def peak():
     return 1024 * int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
 before = peak()

@@ -15,13 +15,15 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import tqdm
 from diffusers import DiffusionPipeline
+from PIL import Image
 
-from .checks import check_path, is_int
-from .devices import check_device
-from .image_commands import TYPES, load_pipeline, read_picture
+from randar_hf import demo_checkpoint
+from randar_hf.checks import check_path, is_int
+from randar_hf.devices import check_device
+from randar_hf.pipelines.loading import load_pipeline
 
 
-CLASSES = ("balanced", "random")
+CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
 SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
 PARTIAL = ".partial"
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
@@ -91,14 +93,14 @@ def sample_images(
     _check_folder(folder)
     state = _start_processes(device)
     device = state.device if device is None else torch.device(device)
-    model = None if model is None else os.fspath(model)
-    pipe = load_pipeline("RandARPipeline", model, dtype)
+    source = demo_checkpoint() if model is None else os.fspath(model)
+    pipe = load_pipeline("model", source, "RandARPipeline", getattr(torch, dtype))
     request |= {"pipeline": type(pipe).__name__, "model_sha256": model_hash(pipe)}
     pipe.to(device).set_progress_bar_config(disable=True)
     labels = [image_class(classes, seed, i, pipe.transformer.config.num_classes) for i in range(num_images)]
     settings = {**request, **_resolve(pipe, given, labels[:batch_size])}
     _check_same_settings(folder, settings)
-    started_with = {"model": model or "the shipped digits", "batch_size": batch_size, "device": str(device)}
+    started_with = {"model": source if model else "the shipped one", "batch_size": batch_size, "device": str(device)}
     paths = _image_paths(folder, num_images)
 
     state.wait_for_everyone()  # all have seen the folder as it was
@@ -286,7 +288,10 @@ def _write_array(path: Path, paths: Sequence[Path], labels: list[int], height: i
 
 
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    pixels = np.asarray(read_picture("output_dir", str(path)))
+    try:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"`output_dir` holds {path.name}, which cannot be read: {error}") from error
     if pixels.shape != shape:
-        raise ValueError(f"`output_dir` must hold pictures of the shape {shape}, got {pixels.shape} for {path.name}.")
+        raise ValueError(f"`output_dir` must hold images of the shape {shape}, got {pixels.shape} for {path.name}.")
     return pixels

@@ -20,13 +20,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModelForCausalLM
 
-from .bench import fill_zero_weights, model_config, peak_memory
-from .devices import check_device
-from .training import TrainingConfig
-from .training.accelerator import endless_batches, make_accelerator
-from .training.model_building import build_model
-from .training.throughput import device_peak, flops_per_image
-from .training.trainer import Trainer
+from randar_hf.bench import fill_zero_weights, model_config, peak_memory
+from randar_hf.devices import check_device
+
+from .accelerator import endless_batches, make_accelerator
+from .model_building import build_model
+from .throughput import device_peak, flops_per_image
+from .trainer import Trainer
+from .training_config import TrainingConfig
 
 
 ROUNDS = 2  # in which two programs take turns

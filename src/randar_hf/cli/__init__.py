@@ -1,0 +1,84 @@
+"""The command line, `randar-hf`: one module per command, which imports what it needs when it runs."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated
+
+import typer
+
+from randar_hf import __version__
+
+from . import bench, convert, demo, extrapolate, generate, inpaint, outpaint, sample, tokenize, train, train_tokenizer
+from .options import from_fields
+
+
+COMMANDS = {
+    "Images": (demo.demo, generate.generate, inpaint.inpaint, outpaint.outpaint, extrapolate.extrapolate),
+    "Training": (train_tokenizer.train_tokenizer, tokenize.tokenize, train.train),
+    "Models": (convert.convert, sample.sample, bench.bench),
+}
+
+app = typer.Typer(name="randar-hf", no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False,
+):
+    """Autoregressive image generation in any order."""
+    if version:
+        typer.echo(f"randar-hf {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _answering_errors(name: str, function: Callable) -> Callable:
+    """A command that tells wrong input, and Ctrl-C, in one line on stderr."""
+
+    @wraps(function)
+    def command(**values):
+        try:
+            function(**values)
+        except ModuleNotFoundError as error:
+            hint = "pip install 'randar-hf[training]' brings it, in a checkout pip install '.[training]'"
+            _fail(f"{name}: error: {error.name} is missing: {hint}.", 2)
+        except (ValueError, TypeError, OSError) as error:
+            _fail(f"{name}: error: {error}", 2)
+        except KeyboardInterrupt:
+            _fail(f"{name}: interrupted", 130)
+
+    return command
+
+
+def _fail(message: str, code: int):
+    typer.echo(f"randar-hf {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+for _panel, _functions in COMMANDS.items():
+    for _function in _functions:
+        _name = _function.__name__.replace("_", "-")
+        _context = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+        _settings = {"context_settings": _context} if _panel == "Training" else {}
+        app.command(_name, rich_help_panel=_panel, **_settings)(_answering_errors(_name, from_fields(_function)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Run `randar-hf`.
+
+    Args:
+        arguments (`list[str]`, *optional*): the words of the command line; `sys.argv` by default.
+
+    Returns:
+        `int`: 0 on success; after one line on stderr 2 for wrong input, 130 for Ctrl-C.
+    """
+    try:
+        return app(arguments, prog_name="randar-hf", standalone_mode=False) or 0
+    except typer.TyperException as error:  # of the words themselves
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "randar-hf"
+        print(f"{command}: error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return error.exit_code

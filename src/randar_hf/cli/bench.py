@@ -1,0 +1,70 @@
+"""`randar-hf bench`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from .options import Dtype
+
+
+TRAINING = "With --train"
+
+
+def bench(
+    model_type: Annotated[str, typer.Option(help="randar or rar")] = "randar",
+    size: Annotated[str, typer.Option(help="B, L, XL, XXL or demo")] = "demo",
+    batch_size: Annotated[int, typer.Option(help="images at once")] = 1,
+    steps: Annotated[int | None, typer.Option(help="decoding steps", show_default="RandAR 88, RAR all")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="1 turns guidance off", show_default="RandAR 4, RAR by size")
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Annotated[str, typer.Option(help="a torch device")] = "cpu",
+    grid_size: Annotated[
+        tuple[int, int] | None, typer.Option(help="rows and columns of tokens", show_default="the trained ones")
+    ] = None,
+    known_tokens: Annotated[int, typer.Option(help="tokens of each image that are given")] = 0,
+    runs: Annotated[int, typer.Option(help="timed runs, or training steps, after the warm-up")] = 3,
+    train: Annotated[
+        bool, typer.Option("--train", help="measure training instead of generation", rich_help_panel=TRAINING)
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="compile the model", rich_help_panel=TRAINING)] = False,
+    no_activation_checkpointing: Annotated[
+        bool,
+        typer.Option("--no-activation-checkpointing", help="keep all activations", rich_help_panel=TRAINING),
+    ] = False,
+    gradient_accumulation_steps: Annotated[
+        int | None,
+        typer.Option(help="parts that share the images", show_default="1", rich_help_panel=TRAINING),
+    ] = None,
+    published: Annotated[
+        str | None, typer.Option(help="folder of the published repository, timed in turn", rich_help_panel=TRAINING)
+    ] = None,
+):
+    """Measure speed and memory with random weights."""
+    shared = {"model_type": model_type, "size": size, "batch_size": batch_size, "dtype": dtype, "device": device}
+    generation = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
+    generation["known_tokens"] = known_tokens
+    training = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
+    training |= {"gradient_accumulation_steps": gradient_accumulation_steps, "published": published}
+    _check_kind(train, generation, training)
+    if train:
+        from randar_hf.training.benchmark import format_training, measure_training
+
+        training["activation_checkpointing"] = not training.pop("no_activation_checkpointing")
+        given = {name: value for name, value in training.items() if value is not None}
+        print(format_training(measure_training(**shared, runs=runs, **given)))
+        return
+    from randar_hf.bench import measure
+
+    generation["num_inference_steps"] = generation.pop("steps")
+    for name, value in measure(**shared, runs=runs, **generation).items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _check_kind(train: bool, generation: dict[str, Any], training: dict[str, Any]):
+    """Raise a `ValueError` for an option of the other kind of measurement."""
+    for name, value in (generation if train else training).items():
+        if value:
+            option, rule = f"--{name.replace('_', '-')}", "not go with" if train else "go with"
+            raise ValueError(f"`{option}` must {rule} `--train`, got {value!r}.")
