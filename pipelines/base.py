@@ -222,6 +222,8 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
                 progress_bar.update()
                 if self._interrupt:
                     break
+            else:
+                progress_bar.total = progress_bar.n  # lossless decoding finds out how many passes it takes
         return state.tokens
 
     def refine(

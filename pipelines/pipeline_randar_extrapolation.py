@@ -46,6 +46,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         top_p: float | None = None,
         order: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        speculative_window: int | None = None,
         spatial_guidance_scale: float = 2.5,
         spatial_dropout: float = 0.25,
         spatial_dropout_tokens: str = "all",
@@ -83,6 +84,8 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
             order (`str`, *optional*): name of a decoding order, taken within the coarse grid and within the finer one.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
+                each of which asks for so many tokens; instead of `num_inference_steps`.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F) while the finer cells are filled, at
                 least 0; 1 turns it off. The coarse tokens are generated without.
             spatial_dropout (`float`): share of the tokens that its second sequence lacks, in [0, 1).
@@ -125,6 +128,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "speculative_window": speculative_window,
         }
         stages = plan_stages(
             self.transformer,

@@ -44,6 +44,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
         top_p: float | None = None,
         order: str | torch.LongTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        speculative_window: int | None = None,
         height: int | None = None,
         width: int | None = None,
         strength: float = 1.0,
@@ -84,6 +85,8 @@ class RandARInpaintPipeline(RandARBasePipeline):
             order (`str` or `torch.LongTensor`, *optional*): name of a decoding order, or a permutation of the raster
                 places, of shape (N,) or one row per image; tokens that are kept are left out.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
+                each of which asks for so many tokens; instead of `num_inference_steps`.
             height, width (`int`, *optional*): the working size in pixels, multiples of the pixels of a token; by
                 default that of the trained grid.
             strength (`float`): share of the masked tokens that is painted, in (0, 1], at least one; the others, chosen
@@ -133,6 +136,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "speculative_window": speculative_window,
             "order": order,
             "spatial_guidance_scale": spatial_guidance_scale,
             "spatial_dropout": spatial_dropout,

@@ -46,6 +46,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
         top_p: float | None = None,
         order: str | torch.LongTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        speculative_window: int | None = None,
         spatial_guidance_scale: float = 1.0,
         spatial_dropout: float = 0.25,
         refine: int = 0,
@@ -84,6 +85,8 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             order (`str` or `torch.LongTensor`, *optional*): name of a decoding order, or a permutation of the raster
                 places, of the canvas or of a window: of shape (N,) or one row per image; known places are left out.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
+                each of which asks for so many tokens; instead of `num_inference_steps`.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F), at least 0; 1 turns it off.
             spatial_dropout (`float`): share of the drawn tokens that its second sequence lacks, in [0, 1).
             refine (`int`): rounds in which the least likely new tokens are drawn again; 0 for none. Only with full
@@ -131,6 +134,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "speculative_window": speculative_window,
             "order": order,
             "spatial_guidance_scale": spatial_guidance_scale,
             "spatial_dropout": spatial_dropout,

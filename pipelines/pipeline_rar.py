@@ -36,6 +36,7 @@ class RARPipeline(RandARBasePipeline):
         top_p: float | None = None,
         order: str | torch.LongTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        speculative_window: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -60,6 +61,8 @@ class RARPipeline(RandARBasePipeline):
             order (`str` or `torch.LongTensor`, *optional*): the model's own order, by name or as raster places of
                 shape (N,) or one row per image; any order, if `scan_order` is one that is drawn.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+            speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
+                each of which asks for so many tokens; instead of `num_inference_steps`.
             output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"` for tokens (B, N) in raster order.
             return_dict (`bool`): return an `ImagePipelineOutput` or a plain tuple.
             callback_on_step_end (callable, *optional*): called as `callback(pipe, step, step, {"latents": tokens})`
@@ -89,6 +92,7 @@ class RARPipeline(RandARBasePipeline):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            speculative_window=speculative_window,
             order=order,
         )
         states = self.transformer.decode(plan, generator=generator)

@@ -67,8 +67,8 @@ class Stages:
         fine = replace(self.fine, spatial_dropout=self._sample_dropped(generator))
         for state in model.decode(fine, places.clamp(min=0), generator, self._order_places(generator)):
             if state.step >= 0:
-                step, tokens = self.coarse.num_steps + state.step, state.tokens[:, : self.num_cells]
-                outer = GenerationState(step, self.coarse.num_steps + num_fine, tokens, outer.guidance_scale)
+                tokens = state.tokens[:, : self.num_cells]
+                outer = GenerationState(outer.step + 1, outer.num_steps, tokens, outer.guidance_scale)
                 yield outer
             state.guidance_scale = outer.guidance_scale
 
@@ -134,15 +134,15 @@ def plan_stages(
         labels, grid_size=finer.coarse, order=order, num_inference_steps=num_inference_steps, **settings
     )
     num_cells, num_coarse, num_trained = grid[0] * grid[1], len(finer.coarse_places), model.config.num_tokens
+    window = coarse.settings.speculative_window
     known = torch.zeros(len(finer.positions), dtype=torch.bool)
     known[finer.coarse_places] = True
 
     def plan(positions: torch.Tensor, steps: int, known: torch.BoolTensor | None = None) -> GenerationPlan:
         table = model.base_model.rotary_table_at(positions, finer.factor, num_extrapolated)
+        pace = {"num_inference_steps": steps} if window is None else {"speculative_window": window}
         # Random stands for the order that is sampled when it comes to that.
-        return model.plan_generation(
-            labels, known, rotary=table, order="random", num_inference_steps=steps, **spatial, **settings
-        )
+        return model.plan_generation(labels, known, rotary=table, order="random", **spatial, **settings | pace)
 
     def steps_for(num_tokens: int, num_native: int) -> int:
         """Steps for a number of tokens, as many for each as native ones take."""

@@ -17,7 +17,7 @@ def generate_without_cache(model, labels, order, groups, scale=1.0):
     for label, places in zip(labels, order, strict=True):
         tokens, done = torch.zeros(1, num_tokens, dtype=torch.long), 0
         for size in groups:
-            slots = torch.tensor(list_slots(None, done, done + size, num_tokens, model.model.form))[None]
+            slots = torch.tensor(list_slots(done, done + size, num_tokens, model.model.form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.arange(slots.shape[1] - size, slots.shape[1]))
             logits = model(tokens, torch.tensor([label]), order=places[None], layout=layout).logits
             if scale != 1:

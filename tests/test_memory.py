@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from randar_hf import generation, generation_plan
-from randar_hf.layout import decoding_steps, longest_sequence
+from randar_hf.layout import sequence_length
 from randar_hf.memory import check_memory
-from randar_hf.schedules import group_sizes
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def free(monkeypatch):
 @pytest.fixture
 def nothing_is_made(model, monkeypatch):
     """Fail if anything that grows with the tokens is made, or the model runs."""
-    made = [(generation, "make_order"), (generation, "uniform"), (generation, "decoding_steps")]
+    made = [(generation, "make_order"), (generation, "image_seeds"), (generation, "PaperSchedule")]
     made += [(generation_plan, "make_order"), (generation_plan, "group_sizes")]
     for owner, name in (*made, (model, "forward"), (model.model, "rotary_table")):
         monkeypatch.setattr(owner, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called"))
@@ -84,8 +83,7 @@ def test_the_cache_fits_into_what_was_named(make_model, free, kind):
     # With a token a step the cache is as long as it can be.
     model = make_model(position_instruction=kind)
     gib = needed(model, free, guidance_scale=1.0)
-    steps = decoding_steps([0], [group_sizes(16, 16)], 16, model.model.form, "cpu")
-    cache = 2 * 2 * 32 * 4 * longest_sequence(steps)
+    cache = 2 * 2 * 32 * 4 * (sequence_length(16, model.model.form) + 1)
     assert cache <= 1.01 * gib * 2**30 < 2.5 * cache
 
 

@@ -33,7 +33,7 @@ def generate_without_cache(model, labels, order, scale, power):
     for label, places in zip(labels, order, strict=True):
         tokens = torch.zeros(1, 16, dtype=torch.long)
         for done in range(16):
-            slots = torch.tensor(list_slots(None, done, done + 1, 16, model.model.form))[None]
+            slots = torch.tensor(list_slots(done, done + 1, 16, model.model.form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.tensor([slots.shape[1] - 1]))
             logits = model(tokens, torch.tensor([label]), order=places[None], layout=layout).logits
             null = model(tokens, None, order=places[None], layout=layout).logits
@@ -184,7 +184,7 @@ def test_generation_equals_recomputation(make_rar, batch_size):
 def test_modulations_made_ahead_are_those_of_the_layers(make_rar):
     model = make_rar()
     tokens, labels, order = draw_batch()
-    slots = torch.tensor(list_slots(None, 15, 16, 16, model.model.form))[None]
+    slots = torch.tensor(list_slots(15, 16, 16, model.model.form))[None]
     layout = Layout(slots[..., 0], slots[..., 1], torch.arange(1, 17))
     with torch.no_grad():
         ahead = model.model.make_modulations(labels, layout.carried)

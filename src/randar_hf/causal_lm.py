@@ -5,7 +5,7 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .layout import Layout, training_layout
+from .layout import Layout, take_queries, training_layout
 from .loss import head_cross_entropy
 from .orders import check_fixed_order
 
@@ -57,7 +57,7 @@ class ImageCausalLMMixin:
             if order is not None and order.shape[-1] == self.config.num_tokens:
                 check_fixed_order(order, self.config.only_order, *self.config.grid)
         outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
-        states = outputs.last_hidden_state[:, layout.queries]  # (B, Q, D)
+        states = take_queries(outputs.last_hidden_state, layout)  # (B, Q, D)
         logits = self.lm_head(states) if return_logits else None  # (B, Q, V)
 
         loss = None

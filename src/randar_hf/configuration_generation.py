@@ -25,6 +25,8 @@ class RandARGenerationConfig(GenerationConfig):
         temperature (`float`): divides the logits, above 0.
         top_k (`int`): only the k most likely tokens are drawn; 0 for all.
         top_p (`float`): only the most likely tokens that make up this share are drawn, in (0, 1].
+        speculative_window (`int`, *optional*): lossless decoding: the tokens of one step a token, in fewer passes,
+            each of which asks for so many tokens, at least 1; `None` decodes in `num_inference_steps`.
 
     Raises a `ValueError` that names the setting for values out of range.
     """
@@ -40,6 +42,7 @@ class RandARGenerationConfig(GenerationConfig):
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        speculative_window: int | None = None,
         transformers_version: str | None = None,
         _from_model_config: bool | None = None,
         _commit_hash: str | None = None,
@@ -54,6 +57,7 @@ class RandARGenerationConfig(GenerationConfig):
         self.temperature = temperature
         self.top_k = top_k
         self.top_p = top_p
+        self.speculative_window = speculative_window
         self.transformers_version = transformers_version
         self._from_model_config = _from_model_config
         self._commit_hash = _commit_hash
@@ -75,6 +79,8 @@ class RandARGenerationConfig(GenerationConfig):
         self.temperature = check_number("temperature", self.temperature, "(0, inf)", note)
         self.top_k = check_int("top_k", self.top_k, 0, note=" (0 keeps all tokens)")
         self.top_p = check_number("top_p", self.top_p, "(0, 1]")
+        if self.speculative_window is not None:
+            self.speculative_window = check_int("speculative_window", self.speculative_window, 1)
 
     @classmethod
     def from_model_config(cls, model_config) -> "RandARGenerationConfig":

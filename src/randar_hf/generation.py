@@ -18,16 +18,18 @@ from transformers import LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from .cache import preallocated_cache
+from .cache import IndexedCache
 from .checks import check_known_tokens
 from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
+from .frontier import DecodingPass, PaperSchedule, SpeculativeSchedule
 from .generation_plan import GenerationPlan, GenerationPlanMixin
-from .guidance import Guidance
-from .layout import DecodingStep, decoding_steps, longest_sequence
+from .guidance import check_scale
+from .late_flags import LateFlags
+from .layout import sequence_length
 from .modes import evaluation_mode
 from .orders import known_first, make_order
-from .randomness import check_generators, uniform
+from .randomness import check_generators, image_seeds, uniform
 from .sampling import sample_tokens
 from .stored_settings import find_settings
 
@@ -40,12 +42,13 @@ class GenerationState:
     """
     What is known before the first decoding step or after one, given by [`RandARGenerationMixin.generation_steps`].
 
-    Whoever iterates may set `tokens` and `guidance_scale` for the steps to come. A changed token becomes context only
-    if it was sampled in the latest step: older ones are in the cache already.
+    Whoever iterates may set `tokens`, where they are decoded, and `guidance_scale` for the steps to come. A changed
+    token becomes context only if it was sampled in the latest step, with a speculative window if it is the last one:
+    older ones are in the cache already.
 
     Attributes:
         step (`int`): index of the step just taken, -1 before the first.
-        num_steps (`int`): steps in all.
+        num_steps (`int`): steps in all; with a speculative window, at most.
         tokens (`torch.LongTensor` of shape (B, N)): tokens in raster order, -1 where none is decoded yet.
         guidance_scale (`float`): guidance scale of the next step.
     """
@@ -58,17 +61,16 @@ class GenerationState:
 
 @dataclass
 class _Decoding:
-    """Everything the loop needs, checked and made before it starts. R rows: B times the sequences of guidance."""
+    """Everything the loop needs, made from a plan before it starts. R rows: B times the sequences of guidance."""
 
+    plan: GenerationPlan
     class_labels: torch.LongTensor  # (R,)
     tokens: torch.LongTensor  # (B, N) raster, -1 where unknown
     dropped: torch.BoolTensor | None  # (R, N), tokens that a sequence drops
     order: torch.LongTensor  # (B, N), known positions first
-    steps: list[DecodingStep]
+    schedule: PaperSchedule | SpeculativeSchedule
     positions: dict[str, torch.Tensor]  # what the model needs to know of the positions
-    uniforms: torch.Tensor | None  # (B, N) in generation order; None takes the most likely token
-    processors: LogitsProcessorList
-    guidance: Guidance
+    seeds: torch.LongTensor | None  # (B,) of the noise; None takes the most likely token
 
 
 class RandARGenerationMixin(GenerationPlanMixin):
@@ -87,6 +89,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         top_p: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         *,
+        speculative_window: int | None = None,
         guidance_power: float | None = None,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
@@ -118,6 +121,9 @@ class RandARGenerationMixin(GenerationPlanMixin):
             top_p (`float`, *optional*): in (0, 1].
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness. With a
                 list, an image does not depend on what it is batched with.
+            speculative_window (`int`, *optional*): lossless decoding: the tokens that `num_inference_steps=N` gives,
+                in fewer passes, each of which asks for so many tokens, from 1 to N; not together with
+                `num_inference_steps`.
             guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             known_tokens (`torch.LongTensor` of shape (B, N), *optional*): tokens in raster order to keep.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): true where `known_tokens` is context: it is
@@ -130,7 +136,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
             spatial_dropout (`float` or `torch.BoolTensor` of shape (B, N)): fraction of the newly sampled tokens that
                 this sequence drops, in [0, 1), or a mask of those that it drops.
             logits_processor (`LogitsProcessorList`, *optional*): called before temperature, top-k and top-p with the
-                partial images (B * G, N), -1 where unknown, and the logits (B * G, V).
+                partial images (B * G, N), -1 where unknown, and the logits (B * G, V). With a speculative window the
+                partial images hold guesses, too.
             streamer (`BaseStreamer`, *optional*): gets the partial images (B, N), -1 where unknown, before the first
                 and after each step.
             generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
@@ -155,6 +162,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
             top_k=top_k,
             top_p=top_p,
             generator=generator,
+            speculative_window=speculative_window,
             known_tokens=known_tokens,
             known_mask=known_mask,
             grid_size=grid_size,
@@ -229,75 +237,104 @@ class RandARGenerationMixin(GenerationPlanMixin):
         (batch_size, num_tokens), guidance, device = plan.shape, plan.guidance, execution_device(self)
         if order is None:
             order = make_order(plan.settings.order, *plan.grid, batch_size, generator)
-        uniforms = uniform((num_tokens,), batch_size, generator).to(device) if plan.settings.do_sample else None
+        seeds = image_seeds(batch_size, generator).to(device) if plan.settings.do_sample else None
         dropped = plan.spatial_dropout
         if guidance.uses_spatial_guidance and not isinstance(dropped, torch.Tensor):
             dropped = (uniform((num_tokens,), batch_size, generator) < dropped) & (tokens < 0)
         order, num_known = known_first(order, tokens >= 0)
-        groups = plan.group_sizes
+        num_known = num_known * plan.branches
+        sizes, window = [num_tokens, self.base_model.form, device], plan.settings.speculative_window
+        if window is None:
+            schedule = PaperSchedule(num_known, plan.group_sizes * plan.branches, *sizes)
+        else:
+            schedule = SpeculativeSchedule(num_known, window, *sizes)
         return _Decoding(
+            plan=plan,
             class_labels=guidance.null_labels(plan.class_labels, self.config.num_classes).to(device),
             tokens=tokens.to(device),
             dropped=guidance.dropped_tokens(dropped.to(device)) if guidance.uses_spatial_guidance else None,
             order=order.to(device),
-            steps=decoding_steps(
-                num_known * plan.branches, groups * plan.branches, num_tokens, self.base_model.form, device
-            ),
+            schedule=schedule,
             positions=self.base_model.describe_positions(*plan.grid, device, plan.rotary),
-            uniforms=uniforms,
-            processors=plan.processors,
-            guidance=guidance,
+            seeds=seeds,
         )
 
     @torch.no_grad()
     def _decode(self, decoding: _Decoding) -> Iterator[GenerationState]:
-        """The decode loop. After each step the cache holds the sequence as training lays it out."""
-        batch_size, num_tokens = decoding.tokens.shape
-        guidance = decoding.guidance
-        order = decoding.order.repeat(guidance.branches, 1)  # (R, N)
+        """The decode loop. After each pass the cache holds the sequence of final tokens as training lays it out."""
+        plan, guidance, schedule = decoding.plan, decoding.plan.guidance, decoding.schedule
+        batch_size, num_tokens = plan.shape
+        cache = IndexedCache(self.config.num_hidden_layers, sequence_length(num_tokens, self.base_model.form))
         # Index N is padding: it stands for no token, at position N, a column that is cut off again.
         positions = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
-        cache = preallocated_cache(self.config.num_hidden_layers, longest_sequence(decoding.steps))
-        state = GenerationState(-1, len(decoding.steps), decoding.tokens, guidance.scale)
+        ranks = decoding.order.argsort(dim=1)  # (B, N), index of the token at each position
+        tokens, num_shown = decoding.tokens, (decoding.tokens >= 0).sum(dim=1, keepdim=True)  # (B, N), (B, 1)
+        ill, late = torch.zeros(2, dtype=torch.bool, device=tokens.device), LateFlags()
+        state = GenerationState(-1, plan.num_steps, tokens, guidance.scale)
         yield state
-        inputs = self.base_model.step_inputs(decoding.steps, decoding.class_labels, decoding.positions)
-        for index, (step, step_inputs) in enumerate(zip(decoding.steps, inputs, strict=True)):
-            if not guidance.uses_class and state.guidance_scale != 1:
-                raise ValueError(
-                    "`guidance_scale` must stay 1 where generation started without guidance, "
-                    f"got {state.guidance_scale}."
-                )
-            input_ids = state.tokens.repeat(guidance.branches, 1)  # (R, N)
-            with evaluation_mode(self):  # checkpointed layers would leave the cache empty
-                outputs = self(
-                    input_ids=input_ids if decoding.dropped is None else input_ids.masked_fill(decoding.dropped, -1),
-                    class_labels=decoding.class_labels,
-                    order=order,
-                    layout=step.layout,
-                    attention_mask=step.attention_mask,
-                    past_key_values=cache,
-                    **step_inputs,
-                )
-            logits = outputs.logits.float()  # (R, G, V)
-            cache.crop(-step.num_rewound)
-            logits = guidance.combine(logits, state.guidance_scale, step.known_fraction[:batch_size])  # (B, G, V)
-
-            predicted = step.layout.predicted[:batch_size, step.layout.queries].expand(batch_size, -1)  # (B, G)
-            sampled = self._sample(logits, state.tokens, predicted, decoding)  # (B, G)
-            tokens = torch.nn.functional.pad(state.tokens, (0, 1)).scatter(1, positions.gather(1, predicted), sampled)
-            state = GenerationState(index, state.num_steps, tokens[:, :num_tokens], state.guidance_scale)
+        inputs = self.base_model.step_inputs(schedule.passes, decoding.class_labels, decoding.positions)
+        for index, (step, step_inputs) in enumerate(zip(schedule, inputs)):
+            check_scale(guidance, state.guidance_scale)
+            is_shown = ranks < num_shown  # (B, N)
+            tokens = torch.where(is_shown, state.tokens, tokens)
+            is_wrong = ((state.tokens >= 0) & ~is_shown).any()
+            cache.read_up_to(step.length)
+            logits = self._predict(tokens, step, cache, decoding, step_inputs)  # (R, Q, V)
+            logits = guidance.combine(logits, state.guidance_scale, step.known_fraction[:batch_size])  # (B, Q, V)
+            asked = step.asked[:batch_size]  # (B, Q)
+            places = positions.gather(1, asked)  # (B, Q)
+            scores = plan.processors(tokens.repeat_interleave(asked.shape[1], dim=0), logits.flatten(0, 1))
+            sampled, highest = sample_tokens(scores.view_as(logits), decoding.seeds, places)  # (B, Q) each
+            padded = torch.nn.functional.pad(tokens, (0, 1))  # (B, N + 1)
+            unchanged = (padded.gather(1, places) == sampled).repeat(plan.branches, 1)  # (R, Q)
+            tokens = padded.scatter(1, places, sampled)[:, :num_tokens]
+            num_shown = schedule.accept(step, unchanged)[:batch_size]
+            shown = tokens.masked_fill(ranks >= num_shown, -1)
+            ill = ill | torch.stack([(~highest.isfinite() & (asked < num_tokens)).any(), is_wrong])
+            has_ended, *found = late.read(torch.cat([(num_shown == num_tokens).all()[None], ill]))
+            self._raise_if(found)
+            state = GenerationState(index, state.num_steps, shown, state.guidance_scale)
             yield state
+            if has_ended:
+                break
+        self._raise_if(late.read_last()[1:])
 
-    def _sample(
-        self, logits: torch.Tensor, tokens: torch.LongTensor, predicted: torch.LongTensor, decoding: _Decoding
-    ) -> torch.LongTensor:
-        """Tokens (B, G) for the logits (B, G, V) of the predicted indices (B, G), given the partial images (B, N)."""
-        group = logits.shape[1]
-        scores = decoding.processors(tokens.repeat_interleave(group, dim=0), logits.flatten(0, 1))  # (B * G, V)
-        if decoding.uniforms is None:
-            return scores.argmax(dim=-1).view(predicted.shape)
-        uniforms = torch.nn.functional.pad(decoding.uniforms, (0, 1)).gather(1, predicted)  # (B, G)
-        return sample_tokens(scores, uniforms.flatten()).view(predicted.shape)
+    def _predict(
+        self,
+        tokens: torch.LongTensor,
+        step: DecodingPass,
+        cache: IndexedCache,
+        decoding: _Decoding,
+        step_inputs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Logits (R, Q, V) of a pass, float32, given the tokens (B, N)."""
+        branches = decoding.plan.branches
+        input_ids = tokens.repeat(branches, 1)  # (R, N)
+        with evaluation_mode(self):  # checkpointed layers would leave the cache empty
+            outputs = self(
+                input_ids=input_ids if decoding.dropped is None else input_ids.masked_fill(decoding.dropped, -1),
+                class_labels=decoding.class_labels,
+                order=decoding.order.repeat(branches, 1),
+                layout=step.layout,
+                past_key_values=cache,
+                **step_inputs,
+            )
+        return outputs.logits.float()
+
+    def _raise_if(self, found: list[bool]):
+        """Raise a `ValueError` for what the loop has noticed: logits that are not finite, tokens set where none is."""
+        not_finite, changed_unknown = found or (False, False)
+        if changed_unknown:
+            raise ValueError(
+                "`tokens` of a state may be replaced where they are decoded, got tokens at positions that are not."
+            )
+        if not_finite and not all(parameter.isfinite().all() for parameter in self.parameters()):
+            raise ValueError("`logits` must be finite, got NaN or infinity: the model's weights hold such numbers.")
+        if not_finite:
+            raise ValueError(
+                f"`logits` must be finite, got NaN or infinity: `temperature`, `guidance_scale` or "
+                f"`spatial_guidance_scale` is too extreme for {self.dtype}, or a logits processor leaves no token."
+            )
 
     def adjust_generation_fn(
         self,

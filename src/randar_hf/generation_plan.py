@@ -66,8 +66,10 @@ class GenerationPlan:
 
     @property
     def num_steps(self) -> int:
-        """Steps that decoding takes."""
-        return max(map(len, self.group_sizes))
+        """Steps that decoding takes; with a speculative window, at most, one for each unknown token."""
+        if self.settings.speculative_window is None:
+            return max(map(len, self.group_sizes))
+        return self.shape[1] - (0 if self.known_mask is None else int(self.known_mask.sum(dim=1).min()))
 
 
 class GenerationPlanMixin:
@@ -115,7 +117,7 @@ class GenerationPlanMixin:
             known_mask = check_mask("known_mask", known_mask, shape).cpu()
         num_known = 0 if known_mask is None else int(known_mask.sum(dim=1).max())
         self.check_memory(shape[0] * guidance.branches, shape[1], num_known)
-        config.num_inference_steps = self._check_num_steps(config, settings.get("num_inference_steps"), shape[1])
+        self._settle_steps(config, settings, shape[1])
         named = order is None or isinstance(order, str)
         if named and rotary is not None and config.order not in ("random", "raster"):
             raise ValueError(
@@ -152,7 +154,7 @@ class GenerationPlanMixin:
             argument (`str`): what gives the size, for the message.
         """
         config, form = self.config, self.base_model.form
-        cache = cache_bytes(config, num_sequences, sequence_length(num_tokens, form), self.dtype)
+        cache = cache_bytes(config, num_sequences, sequence_length(num_tokens, form) + 1, self.dtype)
         states = sequence_length(num_known, form) * (4 * config.hidden_size + 2 * config.intermediate_size)
         num_bytes = cache + num_sequences * states * self.dtype.itemsize
         check_memory(num_tokens, num_bytes, execution_device(self), argument)
@@ -190,18 +192,28 @@ class GenerationPlanMixin:
         config.validate()
         return config
 
-    def _check_num_steps(self, config: RandARGenerationConfig, asked: int | None, num_tokens: int) -> int:
-        """Steps for a grid: what the caller asks for must fit it, a stored default is cut to it."""
-        if asked is not None and asked > num_tokens:
-            raise ValueError(f"`num_inference_steps` must lie between 1 and {num_tokens} tokens, got {asked}.")
-        if self.config.fixed_order is None:
-            return min(config.num_inference_steps, num_tokens)
-        if asked is not None and asked != num_tokens:
+    def _settle_steps(self, config: RandARGenerationConfig, asked: dict[str, Any], num_tokens: int):
+        """Steps or a window for a grid: what the caller asks for must fit it, a stored default is cut to it."""
+        steps, window = asked.get("num_inference_steps"), asked.get("speculative_window")
+        if steps is not None and window is not None:
             raise ValueError(
-                f"`num_inference_steps` must equal the number of tokens for a model of the order "
-                f"{self.config.fixed_order!r} alone, which decodes one after another: {num_tokens}, got {asked}."
+                "`speculative_window` must come without `num_inference_steps`, which lossless decoding finds out, "
+                f"got {window} and {steps}."
             )
-        return num_tokens
+        for name, count in (("num_inference_steps", steps), ("speculative_window", window)):
+            if count is not None and count > num_tokens:
+                raise ValueError(f"`{name}` must lie between 1 and {num_tokens} tokens, got {count}.")
+        fixed_order = self.config.fixed_order
+        if fixed_order is not None and steps not in (None, num_tokens):
+            raise ValueError(
+                f"`num_inference_steps` must equal the number of tokens for a model of the order {fixed_order!r} "
+                f"alone, which decodes one after another: {num_tokens}, got {steps}; `speculative_window` takes fewer."
+            )
+        config.num_inference_steps = num_tokens if fixed_order else min(config.num_inference_steps, num_tokens)
+        if steps is not None:
+            config.speculative_window = None  # the caller's steps, not a stored window
+        if config.speculative_window is not None:
+            config.speculative_window = min(config.speculative_window, num_tokens)
 
 
 def _logits_processors(config: RandARGenerationConfig, own: LogitsProcessorList | None) -> LogitsProcessorList:

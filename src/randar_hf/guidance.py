@@ -58,7 +58,7 @@ class Guidance:
         Args:
             logits (`torch.Tensor` of shape (B * branches, G, V)): predictions, sequence after sequence.
             scale (`float`): the scale of guidance by class for this step.
-            known_fraction (`torch.Tensor` of shape (B,) or (1,)): fraction of the tokens that are known.
+            known_fraction (`torch.Tensor` of shape (B, 1) or (B, G)): fraction of the tokens that are known.
 
         Returns:
             `torch.Tensor` of shape (B, G, V): with u the prediction without the class, d that without some tokens, w
@@ -68,7 +68,7 @@ class Guidance:
         if not self.uses_class:
             return others[0] + self.spatial_scale * (conditional - others[0]) if others else conditional
         unconditional = others[0]
-        weight = guidance_weight(self.schedule, scale, known_fraction, self.power).view(-1, 1, 1)
+        weight = guidance_weight(self.schedule, scale, known_fraction, self.power)[..., None]  # (B, 1 or G, 1)
         guided = weight * (conditional - unconditional)
         if self.uses_spatial_guidance:
             return others[1] + self.spatial_scale * (unconditional - others[1]) + guided
@@ -88,3 +88,9 @@ def check_spatial_guidance(
             )
         return scale, dropout
     return scale, check_number("spatial_dropout", dropout, "[0, 1)")
+
+
+def check_scale(guidance: Guidance, scale: float):
+    """Raise a `ValueError` for a scale set during generation that began without a sequence of the null class."""
+    if not guidance.uses_class and scale != 1:
+        raise ValueError(f"`guidance_scale` must stay 1 where generation started without guidance, got {scale}.")

@@ -1,7 +1,10 @@
 """The inputs of one forward pass. B images, N image tokens of one image, S slots."""
 
 import torch
+from transformers import Cache, PreTrainedConfig
+from transformers.masking_utils import create_causal_mask
 
+from .cache import IndexedCache
 from .layout import Layout
 
 
@@ -70,4 +73,34 @@ def read_slots(
     return carried, carried_places, predicted_places, ids
 
 
-__all__ = ["complete_inputs", "drop_classes", "read_slots"]
+def find_context(
+    config: PreTrainedConfig,
+    hidden_states: torch.Tensor,
+    layout: Layout,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+) -> tuple[torch.Tensor | None, torch.LongTensor | None]:
+    """
+    What the slots of a pass see, and where the cache keeps them.
+
+    Args:
+        config (`PreTrainedConfig`): of the model, with its attention implementation.
+        hidden_states (`torch.Tensor` of shape (B, S, D)): embeddings of the slots.
+        layout ([`Layout`]): the slots.
+        attention_mask (`torch.Tensor` of shape (B, cached + S), *optional*): false for slots that are padding.
+        past_key_values (`Cache`, *optional*): keys and values of the slots before.
+
+    Returns:
+        The mask as the attention implementation takes it, and slots (B, S) of an [`~randar_hf.cache.IndexedCache`].
+    """
+    if not isinstance(past_key_values, IndexedCache):
+        return create_causal_mask(config, hidden_states, attention_mask, past_key_values), None
+    slots = past_key_values.find_slots(layout.start, hidden_states.shape[1])  # (B, S)
+    mask = past_key_values.make_mask(slots)  # (B, 1, S, cached)
+    if config._attn_implementation != "sdpa":
+        lowest = torch.finfo(hidden_states.dtype).min
+        mask = torch.zeros_like(mask, dtype=hidden_states.dtype).masked_fill(~mask, lowest)
+    return mask, slots
+
+
+__all__ = ["complete_inputs", "drop_classes", "find_context", "read_slots"]

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,9 +23,10 @@ from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
 from .features import RandARFeatureMixin
+from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
-from .inputs import complete_inputs, drop_classes, read_slots
-from .layout import DecodingStep, Layout, SequenceForm, training_layout
+from .inputs import complete_inputs, drop_classes, find_context, read_slots
+from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
 from .resampling import RandARResamplingMixin
 from .rotary import grid_positions, rotary_table_at, rotate
@@ -91,6 +91,7 @@ class RandARAttention(nn.Module):
         rotary: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache_slots: torch.LongTensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -98,7 +99,8 @@ class RandARAttention(nn.Module):
         key = rotate(self.k_proj(hidden_states).view(per_head), rotary).transpose(1, 2)  # (B, H_kv, S, d)
         value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, H_kv, S, d)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H_kv, cached + S, d)
+            where = () if cache_slots is None else (cache_slots,)
+            key, value = past_key_values.update(key, value, self.layer_idx, *where)  # (B, H_kv, cached + S, d)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -245,19 +247,15 @@ class RandARModel(RandARPreTrainedModel):
             layout = training_layout(num_tokens, self.form, input_ids.device)
 
         hidden_states, places = self.embed_slots(input_ids, class_labels, order, layout, rotary)
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
+        mask, cache_slots = find_context(self.config, hidden_states, layout, attention_mask, past_key_values)
         slot_rotary = rotary[places].unsqueeze(2)  # (B, S, 1, d/2, 2)
         for layer in self.layers[:num_layers]:
             hidden_states = layer(
                 hidden_states,
                 slot_rotary,
-                attention_mask=causal_mask,
+                attention_mask=mask,
                 past_key_values=past_key_values,
+                cache_slots=cache_slots,
                 **kwargs,
             )
         if num_layers in (None, len(self.layers)):
@@ -279,10 +277,10 @@ class RandARModel(RandARPreTrainedModel):
         return {"rotary": self.rotary_table(height, width, device) if rotary is None else rotary.to(device)}
 
     def step_inputs(
-        self, steps: list[DecodingStep], class_labels: torch.LongTensor, places: dict[str, torch.Tensor]
+        self, passes: list[DecodingPass] | None, class_labels: torch.LongTensor, positions: dict[str, torch.Tensor]
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """What each decoding step takes beside tokens and slots: the places, the same in every step."""
-        return repeat(places, len(steps))
+        """What each pass of decoding takes beside tokens and slots: the positions, the same in every pass."""
+        return repeat(positions)
 
     def embed_slots(
         self,

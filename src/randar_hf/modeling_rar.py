@@ -7,12 +7,12 @@ entries.
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import repeat
 
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -23,9 +23,10 @@ from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
 from .configuration_rar import RARConfig
 from .features import RandARFeatureMixin
+from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
-from .inputs import complete_inputs, drop_classes, read_slots
-from .layout import DecodingStep, Layout, SequenceForm, training_layout
+from .inputs import complete_inputs, drop_classes, find_context, read_slots
+from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
 from .modeling_randar import eager_attention_forward
 from .orders import make_order
@@ -62,6 +63,7 @@ class RARAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache_slots: torch.LongTensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -69,7 +71,8 @@ class RARAttention(nn.Module):
         key = self.k_norm(self.k_proj(hidden_states).view(per_head)).transpose(1, 2)  # (B, H, S, d)
         value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, H, S, d)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, cached + S, d)
+            where = () if cache_slots is None else (cache_slots,)
+            key, value = past_key_values.update(key, value, self.layer_idx, *where)  # (B, H, cached + S, d)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -248,19 +251,15 @@ class RARModel(RARPreTrainedModel):
 
         hidden_states = self.embed_slots(input_ids, class_labels, order, layout)  # (B, S, D)
         condition = self.embed_condition(class_labels, layout.carried)  # (B, S, D)
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
+        mask, cache_slots = find_context(self.config, hidden_states, layout, attention_mask, past_key_values)
         for index, layer in enumerate(self.layers[:num_layers]):
             hidden_states = layer(
                 hidden_states,
                 condition,
                 None if modulations is None else modulations[index],
-                attention_mask=causal_mask,
+                attention_mask=mask,
                 past_key_values=past_key_values,
+                cache_slots=cache_slots,
                 **kwargs,
             )
         if num_layers in (None, len(self.layers)):
@@ -281,18 +280,21 @@ class RARModel(RARPreTrainedModel):
         return {}
 
     def step_inputs(
-        self, steps: list[DecodingStep], class_labels: torch.LongTensor, places: dict[str, torch.Tensor]
+        self, passes: list[DecodingPass] | None, class_labels: torch.LongTensor, positions: dict[str, torch.Tensor]
     ) -> Iterator[dict[str, list[torch.Tensor]]]:
         """
-        What each decoding step takes beside tokens and slots: its modulations, made for several steps at once.
+        What each pass of decoding takes beside tokens and slots: its modulations, made for several passes at once.
 
-        The weights that make them are a third of the model. A step of few images would be busy with reading them.
+        The weights that make them are a third of the model. A pass of few images would be busy with reading them.
+        Where passes are not known ahead, as in lossless decoding, the layers make their own.
         """
-        for block in _blocks(steps, MODULATION_ROWS // len(class_labels)):
+        if passes is None:
+            yield from repeat({})
+        for block in _blocks(passes, MODULATION_ROWS // len(class_labels)):
             if len(block) == 1:  # enough rows for the layers to make their own, one after another
                 yield {}
                 continue
-            carried = torch.cat([step.layout.carried for step in block], dim=1)  # (1 or B, S of all steps)
+            carried = torch.cat([step.layout.carried for step in block], dim=1)  # (B, S of all passes)
             sizes = [step.layout.carried.shape[1] for step in block]
             parts = [modulation.split(sizes, dim=1) for modulation in self.make_modulations(class_labels, carried)]
             for modulations in zip(*parts, strict=True):
@@ -398,10 +400,10 @@ class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMix
         return model.eval()
 
 
-def _blocks(steps: list[DecodingStep], max_slots: int) -> Iterator[list[DecodingStep]]:
-    """Steps in blocks of at most so many slots, at least one step each."""
+def _blocks(passes: list[DecodingPass], max_slots: int) -> Iterator[list[DecodingPass]]:
+    """Passes in blocks of at most so many slots, at least one pass each."""
     block, num_slots = [], 0
-    for step in steps:
+    for step in passes:
         size = step.layout.carried.shape[1]
         if block and num_slots + size > max_slots:
             yield block

@@ -61,3 +61,14 @@ def uniform(
         device = "cpu" if row_generator is None else row_generator.device
         rows.append(torch.rand(tuple(shape), generator=row_generator, device=device, dtype=dtype).cpu())
     return torch.stack(rows)
+
+
+def image_seeds(
+    batch_size: int, generator: torch.Generator | Sequence[torch.Generator] | None = None
+) -> torch.LongTensor:
+    """Sample a seed of 63 bits for each image, from its own generator alone; returns (B,) on the CPU."""
+    seeds = []
+    for row_generator in check_generators(generator, batch_size):
+        device = "cpu" if row_generator is None else row_generator.device
+        seeds.append(torch.randint(2**63 - 1, (1,), generator=row_generator, device=device).cpu())
+    return torch.cat(seeds)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
-from transformers import DynamicCache
 
-from randar_hf.cache import preallocated_cache
-from randar_hf.layout import Layout, SequenceForm, decoding_steps, longest_sequence
+from randar_hf.cache import IndexedCache
+from randar_hf.frontier import PaperSchedule
+from randar_hf.layout import Layout, SequenceForm, sequence_length
 from randar_hf.orders import make_order
 
 
@@ -17,23 +17,21 @@ GREEDY = {"order": "raster", "do_sample": False}
 
 
 class StepWithTensors(nn.Module):
-    """One decoding step whose cache comes in and goes out as pairs of tensors, one pair a layer."""
+    """One pass of decoding whose cache comes in and goes out as pairs of tensors, one pair a layer."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, class_labels, order, layout, rotary, attention_mask, cached):
+    def forward(self, input_ids, class_labels, order, layout, rotary, cached):
+        cache = IndexedCache(len(cached), cached[0][0].shape[2] - 1)
+        for layer, (keys, values) in zip(cache.layers, cached, strict=True):
+            layer.keys, layer.values, layer.is_initialized = keys.clone(), values.clone(), True
+        cache.read_up_to(cached[0][0].shape[2])
         outputs = self.model(
-            input_ids,
-            class_labels,
-            order,
-            layout=Layout(*layout),
-            rotary=rotary,
-            attention_mask=attention_mask,
-            past_key_values=DynamicCache(cached),
-        )
-        return outputs.logits, [(layer.keys, layer.values) for layer in outputs.past_key_values.layers]
+            input_ids, class_labels, order, layout=Layout(*layout), rotary=rotary, past_key_values=cache
+        )  # fmt: skip
+        return outputs.logits, [(layer.keys, layer.values) for layer in cache.layers]
 
 
 @pytest.fixture(autouse=True)
@@ -50,27 +48,23 @@ def draw_batch(batch_size):
     return tokens, labels, make_order("random", 4, 4, batch_size, generator)
 
 
-def decode(model, steps, batch):
-    """Logits of each step, as `generate` computes them."""
-    cache = preallocated_cache(model.config.num_hidden_layers, longest_sequence(steps))
+def decode(model, passes, batch):
+    """Logits of each pass, as `generate` computes them."""
+    cache = IndexedCache(model.config.num_hidden_layers, sequence_length(16, model.model.form))
     rotary, logits = model.model.rotary_table(4, 4, "cpu"), []
-    for layout, attention_mask, _, num_rewound in steps:
-        outputs = model(
-            *batch, layout=layout, rotary=rotary, attention_mask=attention_mask, past_key_values=cache
-        )  # fmt: skip
-        cache.crop(-num_rewound)
+    for step in passes:
+        cache.read_up_to(step.length)
+        outputs = model(*batch, layout=step.layout, rotary=rotary, past_key_values=cache)
         logits.append(outputs.logits)
     return logits
 
 
-def decode_with_tensors(first, others, steps, batch, rotary):
-    """Arguments and logits of each step, the first taken by one module and the others by another."""
-    taken, cached = [], []
-    for index, (layout, attention_mask, _, num_rewound) in enumerate(steps):
-        arguments = (*batch, tuple(layout), rotary, attention_mask, cached)
-        logits, cached = (others if index else first)(*arguments)
-        length = cached[0][0].shape[2] - num_rewound
-        cached = [tuple(part[:, :, :length].contiguous() for part in pair) for pair in cached]
+def decode_with_tensors(module, passes, batch, rotary, cached):
+    """Arguments and logits of each pass."""
+    taken = []
+    for step in passes:
+        arguments = (*batch, tuple(step.layout), rotary, cached)
+        logits, cached = module(*arguments)
         taken.append((arguments, logits))
     return taken
 
@@ -92,19 +86,26 @@ def test_two_graphs_without_a_break_decode_a_ragged_batch(make_model):
 def test_one_exported_step_decodes_every_batch(make_model):
     model = make_model(num_hidden_layers=1)
     rotary, step = model.model.rotary_table(4, 4, "cpu"), StepWithTensors(model)
-    steps = decoding_steps([0, 5, 11], [[4, 4, 4, 4], [5, 3, 2, 1], [1, 2, 2]], 16, SequenceForm(), "cpu")
-    (_, (arguments, _), *_) = decode_with_tensors(step, step, steps, draw_batch(3), rotary)
+    passes = PaperSchedule([0, 5, 11], [[4, 4, 4, 4], [5, 3, 2, 1], [1, 2, 2]], 16, SequenceForm(), "cpu").passes
+    empty = [(torch.zeros(3, 4, 33, 8), torch.zeros(3, 4, 33, 8))]
+    (_, (arguments, _), *_) = decode_with_tensors(step, passes, draw_batch(3), rotary, empty)
 
-    per_image, per_slot, per_cached = {0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO, 2: Dim.AUTO}
-    layout = (per_slot, per_slot, {0: Dim.AUTO})
-    shapes = (per_image, per_image, per_image, layout, None, per_slot, [(per_cached, per_cached)])
+    per_image, per_slot = {0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}
+    shapes = (
+        per_image,
+        per_image,
+        per_image,
+        (per_slot, per_slot, per_slot, per_image),
+        None,
+        [(per_image, per_image)],
+    )
     stored = io.BytesIO()
     torch.export.save(torch.export.export(step, arguments, dynamic_shapes=shapes, strict=True), stored)
     exported = torch.export.load(stored).module()
 
-    other_steps = decoding_steps([0, 2, 2, 10], [[5, 5, 6], [7, 7], [7, 7], [3, 3]], 16, SequenceForm(), "cpu")
-    for batch_size, plan in ((3, steps), (4, other_steps)):
-        batch = draw_batch(batch_size)
-        taken = decode_with_tensors(step, exported, plan, batch, rotary)
+    other = PaperSchedule([0, 2, 2, 10], [[5, 5, 6], [7, 7], [7, 7], [3, 3]], 16, SequenceForm(), "cpu").passes
+    for batch_size, plan in ((3, passes), (4, other)):
+        batch, empty = draw_batch(batch_size), [(torch.zeros(batch_size, 4, 33, 8),) * 2]
+        taken = decode_with_tensors(exported, plan, batch, rotary, empty)
         for (_, logits), expected in zip(taken, decode(model, plan, batch), strict=True):
             torch.testing.assert_close(logits, expected)

@@ -86,3 +86,29 @@ def test_the_exponent_of_guidance_is_passed_on(rar, model, vqvae, pipeline):
     assert torch.equal(draw(4.0), draw(4.0)) and not torch.equal(draw(4.0), draw(0.0))
     with pytest.raises(ValueError, match="`guidance_power` must be a finite number of at least 0, got -1"):
         draw(-1)
+
+
+@pytest.mark.parametrize("pipeline", ARGUMENTS)
+@pytest.mark.parametrize("more", [{}, {"refine": 1}])
+def test_a_speculative_window_gives_the_tokens_of_one_step_a_token(rar, model, vqvae, pipeline, more):
+    if more and pipeline is RARPipeline:
+        return
+    pipe = pipeline(rar if pipeline is RARPipeline else model, vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    num_tokens = 24 if pipeline is RandAROutpaintPipeline else 16
+    model.generation_config.num_inference_steps = num_tokens  # of refinement
+    steps = []
+
+    def draw(**settings):
+        generator = [torch.Generator().manual_seed(i) for i in (0, 1)]
+        steps.clear()
+        return pipe(
+            [0, 3], generator=generator, output_type="latent", callback_on_step_end=lambda *call: steps.append(call[1]),
+            **settings, **more, **ARGUMENTS[pipeline],
+        ).images  # fmt: skip
+
+    expected = draw(num_inference_steps=num_tokens)
+    count = len(steps)
+    assert torch.equal(draw(speculative_window=5), expected) and len(steps) <= count
+    with pytest.raises(ValueError, match="`speculative_window` must be an int of at least 1, got 0"):
+        draw(speculative_window=0)
