@@ -102,10 +102,8 @@ def test_a_speculative_window_gives_the_tokens_of_one_step_a_token(rar, model, v
     def draw(**settings):
         generator = [torch.Generator().manual_seed(i) for i in (0, 1)]
         steps.clear()
-        return pipe(
-            [0, 3], generator=generator, output_type="latent", callback_on_step_end=lambda *call: steps.append(call[1]),
-            **settings, **more, **ARGUMENTS[pipeline],
-        ).images  # fmt: skip
+        settings |= {"callback_on_step_end": lambda *call: steps.append(call[1]), **more, **ARGUMENTS[pipeline]}
+        return pipe([0, 3], generator=generator, output_type="latent", **settings).images
 
     expected = draw(num_inference_steps=num_tokens)
     count = len(steps)
