@@ -15,8 +15,9 @@ TRAINING = [
     "tensorboard>=2.21",
 ]
 EVALUATION = ["datasets>=5.2", "evaluate>=0.4.6", "matplotlib>=3.10"]
-TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "scikit-learn>=1.9", "torchao>=0.18"]
+TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "resvg-py>=0.5", "scikit-learn>=1.9", "torchao>=0.18"]
 DOCS = ["matplotlib>=3.10"]
+ICONS = ["resvg-py>=0.5"]
 
 setup(
     name="randar-hf",
@@ -52,6 +53,7 @@ setup(
         "randar_hf.training",
         "randar_hf.training.data",
         "randar_hf.training.experiments",
+        "randar_hf.training.icons",
         "randar_hf.conversion",
     ],
     package_data={
@@ -78,7 +80,8 @@ setup(
         "evaluation": EVALUATION,
         "test": TEST,
         "docs": DOCS,
-        "dev": sorted({*TRAINING, *EVALUATION, *TEST, *DOCS, "ruff>=0.14"}),
+        "icons": sorted({*ICONS, *TRAINING}),
+        "dev": sorted({*TRAINING, *EVALUATION, *TEST, *DOCS, *ICONS, "ruff>=0.14"}),
     },
     entry_points={"console_scripts": ["randar-hf = randar_hf.cli:main"]},
 )
