@@ -37,7 +37,7 @@ class Canvas(NamedTuple):
 
     def known(self) -> torch.BoolTensor:
         """Where the image lies, of the shape of the grid."""
-        return self.extend(torch.ones(self.rows, self.columns, dtype=torch.bool), False)
+        return self.extend(torch.ones(self.rows, self.columns, dtype=torch.bool, device="cpu"), False)
 
 
 class Window(NamedTuple):

@@ -11,6 +11,8 @@ from diffusers import DiffusionPipeline
 
 from randar_hf.checks import check_path
 
+from .hub import check_no_adapter
+
 
 PIPELINES = Path(__file__).parent
 CORE = Path(inspect.getfile(check_path)).parent
@@ -33,10 +35,11 @@ def save_with_code(pipeline: DiffusionPipeline, save_directory: str | os.PathLik
 
     Raises:
         TypeError: if `pipeline` is none of this package.
-        ValueError: if the folder holds files.
+        ValueError: if the folder holds files, or the pipeline an adapter.
     """
     if not isinstance(pipeline, DiffusionPipeline) or Path(inspect.getfile(type(pipeline))).parent != PIPELINES:
         raise TypeError(f"`pipeline` must be a pipeline of randar_hf, got {type(pipeline).__name__}.")
+    check_no_adapter(pipeline)
     folder = check_path("save_directory", save_directory)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"`save_directory` must be empty or new, got {str(folder)!r}, which holds files.")

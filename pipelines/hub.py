@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
 from diffusers.utils.constants import TRANSFORMERS_COMPONENT_AUX_FILES
 from huggingface_hub import ModelCard
+from torch import nn
 
 from randar_hf.cards import Origin, make_card, replace_generated_card
 
@@ -17,6 +19,18 @@ STUB = (
 # What diffusers is to fetch of a repository beside weights and configurations: for `transformer` it knows no more.
 FETCHED = ("transformer/generation_config.json", "transformer/*.py")
 TRANSFORMERS_COMPONENT_AUX_FILES.extend(name for name in FETCHED if name not in TRANSFORMERS_COMPONENT_AUX_FILES)
+
+
+def check_no_adapter(pipeline: DiffusionPipeline):
+    """Raise a `ValueError` that says how to merge it, if a component of a pipeline carries an adapter of peft."""
+    for name, component in pipeline.components.items():
+        modules = component.modules() if isinstance(component, nn.Module) else ()
+        if any(type(module).__module__.split(".")[0] == "peft" for module in modules):
+            raise ValueError(
+                f"`{name}` must carry no adapter when its pipeline is saved, since the adapter would be saved without "
+                "the weights below it: merge it by `peft`'s `merge_and_unload`, and make the pipeline of what "
+                f"that returns, as in `PeftModel.from_pretrained({name}, adapter).merge_and_unload()`."
+            )
 
 
 class HubMixin:
@@ -59,8 +73,10 @@ class HubMixin:
         """
         Save as any `DiffusionPipeline`, and with it a model card and `pipeline.py`, where the folder has none.
 
-        Raises a `ValueError` for a pipeline whose code lies beside its weights: it would not go along.
+        Raises a `ValueError` for a pipeline whose code lies beside its weights, which would not go along, and for one
+        with an adapter in it: a folder holds whole weights.
         """
+        check_no_adapter(self)
         if type(self.transformer).__module__.startswith("diffusers_modules."):
             raise ValueError(
                 "`save_pretrained` would leave the code behind that this pipeline was loaded with: copy its folder, "
@@ -73,6 +89,11 @@ class HubMixin:
         if not (folder / "README.md").exists():
             self.make_card(folder.resolve().name).save(folder / "README.md")
         super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *args, **kwargs):
+        """Push as any `DiffusionPipeline`; raises what `save_pretrained` does, before a repository is made."""
+        check_no_adapter(self)
+        return super().push_to_hub(repo_id, *args, **kwargs)
 
     def _upload_folder(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
         replace_generated_card(working_dir, lambda: self.make_card(repo_id))

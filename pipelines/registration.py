@@ -22,7 +22,7 @@ COMPONENTS = {name: ["save_pretrained", "from_pretrained"] for name in ("RandARP
 
 
 def register_pipelines():
-    """Let `DiffusionPipeline` load these classes, and the `AutoPipelineFor...` of diffusers the kinds that they know."""
+    """Let `DiffusionPipeline` load these classes, and `AutoPipelineFor...` of diffusers the kinds that they know."""
     pipeline_loading_utils.LOADABLE_CLASSES["randar_hf"] = COMPONENTS
     pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(COMPONENTS)
     for pipeline in PIPELINES:

@@ -83,7 +83,9 @@ class Stages:
 
     def _order_places(self, generator: Generators) -> torch.LongTensor:
         """The positions (B, M) in their order, those between cells at the end; they are all known."""
-        between = torch.arange(self.num_cells, len(self.finer.positions)).expand(self.coarse.shape[0], -1)
+        between = torch.arange(self.num_cells, len(self.finer.positions), device="cpu").expand(
+            self.coarse.shape[0], -1
+        )
         return torch.cat([self._order_cells(generator), between], dim=1)
 
     def _sample_dropped(self, generator: Generators) -> torch.BoolTensor:
@@ -135,7 +137,7 @@ def plan_stages(
     )
     num_cells, num_coarse, num_trained = grid[0] * grid[1], len(finer.coarse_places), model.config.num_tokens
     window = coarse.settings.speculative_window
-    known = torch.zeros(len(finer.positions), dtype=torch.bool)
+    known = torch.zeros(len(finer.positions), dtype=torch.bool, device="cpu")
     known[finer.coarse_places] = True
 
     def plan(positions: torch.Tensor, steps: int, known: torch.BoolTensor | None = None) -> GenerationPlan:

@@ -34,5 +34,9 @@ def merge_adapter(model: PeftModel) -> RandARForCausalLM | RARForCausalLM:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapters and the embedding of the classes to a folder, for `PeftModel.from_pretrained`."""
+    """Write the adapters and the embedding of the classes to a folder, for `PeftModel.from_pretrained`.
+
+    The configuration of the model they belong to goes along: it holds the number of classes and their names.
+    """
     model.save_pretrained(folder, save_embedding_layers=False)  # the automatic choice asks the Hub
+    model.get_base_model().config.save_pretrained(folder)

@@ -140,7 +140,7 @@ def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num
         ValueError: if there is none, the shape is another, or an id lies outside 0 to `num_classes` (the null class).
     """
     try:
-        labels = torch.as_tensor(class_labels).cpu()
+        labels = torch.as_tensor(class_labels, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`class_labels` must be class ids, one for each image, got {class_labels!r}.") from error
     if labels.ndim == 0:
@@ -170,7 +170,7 @@ def check_known_tokens(
     if (known_tokens is None) != (known_mask is None):
         raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
     if known_tokens is None:
-        return torch.full(shape, -1)
+        return torch.full(shape, -1, device="cpu")
     if not isinstance(known_tokens, torch.Tensor) or known_tokens.shape != shape:
         found = tuple(known_tokens.shape) if isinstance(known_tokens, torch.Tensor) else repr(known_tokens)
         raise ValueError(f"`known_tokens` must be a tensor of the shape {shape}, images by tokens, got {found}.")
@@ -208,7 +208,7 @@ def check_input_ids(input_ids: torch.LongTensor, num_tokens: int, vocab_size: in
 def check_labels_of(class_labels: torch.LongTensor | None, batch_size: int, num_classes: int) -> torch.LongTensor:
     """Class ids (B,) of a batch of images, the null class for `None`; raises a `ValueError` unless one for each."""
     if class_labels is None:
-        return torch.full((batch_size,), num_classes)
+        return torch.full((batch_size,), num_classes, device="cpu")
     class_labels = check_class_labels(class_labels, num_classes)
     if len(class_labels) != batch_size:
         raise ValueError(f"`class_labels` must be one for each of {batch_size} images, got {len(class_labels)}.")
@@ -218,7 +218,7 @@ def check_labels_of(class_labels: torch.LongTensor | None, batch_size: int, num_
 def check_mask(name: str, mask: torch.BoolTensor | None, shape: tuple[int, int]) -> torch.BoolTensor:
     """A boolean mask of images by tokens, false everywhere for `None`; raises a `ValueError` for anything else."""
     if mask is None:
-        return torch.zeros(shape, dtype=torch.bool)
+        return torch.zeros(shape, dtype=torch.bool, device="cpu")
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != shape:
         found = f"{mask.dtype} of {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)
         raise ValueError(f"`{name}` must be a boolean tensor of the shape {tuple(shape)}, got {found}.")

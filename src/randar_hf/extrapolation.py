@@ -58,8 +58,10 @@ def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
             else:
                 places.append(height * width + len(positions))
                 positions.append((float(y), float(x)))
-    between = torch.tensor(positions).view(-1, 2)
-    return FinerGrid(float(factor), coarse, torch.cat([grid_positions(height, width), between]), torch.tensor(places))
+    between = torch.tensor(positions, device="cpu").view(-1, 2)
+    return FinerGrid(
+        float(factor), coarse, torch.cat([grid_positions(height, width), between]), torch.tensor(places, device="cpu")
+    )
 
 
 def num_fitting_frequencies(side: int, head_dim: int, theta: float) -> int:

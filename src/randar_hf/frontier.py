@@ -138,7 +138,7 @@ class PaperSchedule:
                 raise ValueError(f"`groups` must sum to the {num_tokens - known} unknown tokens, got {sum(sizes)}.")
         frontier, self.passes = Frontier(num_known, num_tokens, form, "cpu"), []
         for sizes in zip_longest(*groups, fillvalue=0):
-            asked = torch.tensor(sizes)[:, None]  # (R, 1)
+            asked = torch.tensor(sizes, device="cpu")[:, None]  # (R, 1)
             num_slots = int(frontier.count_slots(asked).max())
             length = int(frontier.start.max()) + num_slots
             step = frontier.lay_out(asked, num_slots, max(sizes), verify=False, length=length)

@@ -102,7 +102,10 @@ class RandARLikelihoodMixin:
             range(self.config.num_classes) if class_labels is None else class_labels, self.config.num_classes
         )
         input_ids, _, known = self._check_images(input_ids, None, None, self.config.num_tokens)
-        grid, pairs = self.config.grid, torch.cartesian_prod(torch.arange(len(input_ids)), classes).view(-1, 2)
+        grid, pairs = (
+            self.config.grid,
+            torch.cartesian_prod(torch.arange(len(input_ids), device="cpu"), classes).view(-1, 2),
+        )
         total = torch.zeros(len(pairs), device=input_ids.device)
         for ranks in self._list_orders(None, num_orders, *grid, len(input_ids), generator):
             sums = []

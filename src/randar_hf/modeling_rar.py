@@ -291,14 +291,18 @@ class RARModel(RARPreTrainedModel):
         if passes is None:
             yield from repeat({})
         for block in _blocks(passes, MODULATION_ROWS // len(class_labels)):
-            if len(block) == 1:  # enough rows for the layers to make their own, one after another
-                yield {}
+            if len(block) == 1 or not self._is_on(class_labels.device):  # then the layers make their own, in turn
+                yield from ({} for _ in block)
                 continue
             carried = torch.cat([step.layout.carried for step in block], dim=1)  # (B, S of all passes)
             sizes = [step.layout.carried.shape[1] for step in block]
             parts = [modulation.split(sizes, dim=1) for modulation in self.make_modulations(class_labels, carried)]
             for modulations in zip(*parts, strict=True):
                 yield {"modulations": list(modulations)}
+
+    def _is_on(self, device: torch.device) -> bool:
+        """Whether all weights are on a device; where they are offloaded, only a forward pass brings them there."""
+        return all(weight.device == device for weight in self.parameters())
 
     def make_modulations(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> list[torch.Tensor]:
         """

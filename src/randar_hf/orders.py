@@ -136,13 +136,13 @@ def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch
 
 def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:
     """Row and column of every place, each (N,)."""
-    place = torch.arange(height * width)
+    place = torch.arange(height * width, device="cpu")
     return place // width, place % width
 
 
 def _random_classes(height: int, width: int) -> torch.LongTensor:
     """One class: all places are drawn from together."""
-    return torch.zeros(height * width, dtype=torch.long)
+    return torch.zeros(height * width, dtype=torch.long, device="cpu")
 
 
 def _hierarchical_classes(height: int, width: int) -> torch.LongTensor:
@@ -154,7 +154,7 @@ def _hierarchical_classes(height: int, width: int) -> torch.LongTensor:
 def _center_first_classes(height: int, width: int) -> torch.LongTensor:
     """0 in the middle half (rounded up) of the rows and of the columns, 1 around it."""
     row, column = _rows_and_columns(height, width)
-    outside = torch.zeros(height * width, dtype=torch.bool)
+    outside = torch.zeros(height * width, dtype=torch.bool, device="cpu")
     for position, size in ((row, height), (column, width)):
         half = (size + 1) // 2
         start = (size - half) // 2
@@ -169,7 +169,7 @@ def _border_first_classes(height: int, width: int) -> torch.LongTensor:
 
 def _raster_keys(height: int, width: int) -> torch.LongTensor:
     """Row after row."""
-    return torch.arange(height * width)
+    return torch.arange(height * width, device="cpu")
 
 
 def _alternate_keys(height: int, width: int) -> torch.LongTensor:
@@ -198,13 +198,13 @@ def _spiral_out_keys(height: int, width: int) -> torch.LongTensor:
 
 def _coordinate_bits(height: int, width: int) -> torch.LongTensor:
     """Binary digits of row and column, taken in turns and row first, from the lowest up: (N, digits, 2)."""
-    digits = torch.arange((max(height, width) - 1).bit_length())
+    digits = torch.arange((max(height, width) - 1).bit_length(), device="cpu")
     return torch.stack(_rows_and_columns(height, width), dim=1)[:, None, :] >> digits[:, None] & 1
 
 
 def _binary_number(bits: torch.LongTensor) -> torch.LongTensor:
     """The numbers (N,) that rows of binary digits (N, K) spell, the highest first."""
-    return (bits << torch.arange(bits.shape[1]).flip(0)).sum(dim=1)
+    return (bits << torch.arange(bits.shape[1], device="cpu").flip(0)).sum(dim=1)
 
 
 def _z_curve_keys(height: int, width: int) -> torch.LongTensor:

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from randar_hf import RandARForCausalLM
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import RandARPipeline, save_with_code
 
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -110,3 +110,19 @@ def test_the_pipeline_draws_with_an_adapter(make_model, vqvae, tuned, adapter):
     assert torch.equal(tokens, tuned.generate(LABELS, **GREEDY))
     pipe.transformer.disable_adapters()
     assert torch.equal(logits(pipe.transformer), logits(make_model()))
+
+
+@pytest.mark.parametrize("way", ["wrapped", "injected", "unwrapped"])
+def test_a_pipeline_with_an_adapter_is_not_saved(tuned, adapter, model, vqvae, tmp_path, way):
+    if way == "injected":
+        model.load_adapter(str(adapter))
+    transformer = {"wrapped": tuned, "injected": model, "unwrapped": tuned.get_base_model()}[way]
+    pipe = RandARPipeline(transformer=transformer, vqvae=vqvae)
+    for save in (pipe.save_pretrained, pipe.push_to_hub, lambda folder: save_with_code(pipe, folder)):
+        with pytest.raises(ValueError, match="(?s)`transformer` must carry no adapter .*merge_and_unload"):
+            save(str(tmp_path / "pipe"))
+    assert not (tmp_path / "pipe").exists()
+    pipe = RandARPipeline(transformer=tuned.merge_and_unload(), vqvae=vqvae)
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = RandARPipeline.from_pretrained(tmp_path / "pipe")
+    assert torch.equal(*(p.transformer.generate(LABELS, **GREEDY) for p in (pipe, again)))
