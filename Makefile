@@ -12,13 +12,16 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test digits format lint clean
+.PHONY: demo test browser digits format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
 
 test: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+browser: $(STAMPS)/test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
 
 digits: $(STAMPS)/training
 	$(BIN)/python -m randar_hf.training.experiments.digits --output-dir runs/digits
@@ -50,7 +53,7 @@ $(STAMPS)/core: $(STAMPS)/torch setup.py pyproject.toml
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/core
-	$(INSTALL_PACKAGE) ".[test,training]"
+	$(INSTALL_PACKAGE) ".[test,training,space]"
 	@touch $@
 
 $(STAMPS)/training: $(STAMPS)/core

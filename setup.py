@@ -15,7 +15,16 @@ TRAINING = [
     "tensorboard>=2.21",
 ]
 EVALUATION = ["datasets>=5.2", "evaluate>=0.4.6", "matplotlib>=3.10"]
-TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "resvg-py>=0.5", "scikit-learn>=1.9", "torchao>=0.18"]
+# gradio 6.31 takes no pillow 13.
+SPACE = ["gradio>=6.31,<7", "mcp>=1.21,<2"]
+TEST = [
+    "playwright>=1.65",
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "resvg-py>=0.5",
+    "scikit-learn>=1.9",
+    "torchao>=0.18",
+]
 DOCS = ["matplotlib>=3.10"]
 ICONS = ["resvg-py>=0.5"]
 
@@ -49,6 +58,7 @@ setup(
         "randar_hf",
         "randar_hf.cli",
         "randar_hf.evaluation",
+        "randar_hf.space",
         "randar_hf.pipelines",
         "randar_hf.training",
         "randar_hf.training.data",
@@ -78,10 +88,11 @@ setup(
     extras_require={
         "training": TRAINING,
         "evaluation": EVALUATION,
+        "space": SPACE,
         "test": TEST,
         "docs": DOCS,
         "icons": sorted({*ICONS, *TRAINING}),
-        "dev": sorted({*TRAINING, *EVALUATION, *TEST, *DOCS, *ICONS, "ruff>=0.14"}),
+        "dev": sorted({*TRAINING, *EVALUATION, *SPACE, *TEST, *DOCS, *ICONS, "ruff>=0.14"}),
     },
     entry_points={"console_scripts": ["randar-hf = randar_hf.cli:main"]},
 )

@@ -14,6 +14,7 @@ FOLDERS = {
     "training": ROOT / "training",
     "conversion": ROOT / "conversion",
     "evaluation": CORE / "evaluation",
+    "space": CORE / "space",
     "cli": CORE / "cli",
 }
 MAY_IMPORT = {
@@ -21,7 +22,8 @@ MAY_IMPORT = {
     "training": {"pipelines"},
     "conversion": {"pipelines"},
     "evaluation": {"pipelines"},
-    "cli": {"pipelines", "training", "conversion", "evaluation"},
+    "space": {"pipelines"},
+    "cli": {"pipelines", "training", "conversion", "evaluation", "space"},
 }
 MODEL_MODULES = ("configuration_*.py", "modeling_*.py", "generation*.py")
 MAX_CHECKPOINT_BYTES = {"digits": 8 * 1024**2, "digits-rar": 4 * 10**6}
@@ -54,7 +56,7 @@ def imported_folders(path, package):
 
 
 def core_modules():
-    rooms = {"evaluation", "cli", "__main__"}  # the last is `python -m randar_hf`, the command line
+    rooms = {"evaluation", "space", "cli", "__main__"}  # the last is `python -m randar_hf`, the command line
     return [path for path in CORE.rglob("*.py") if relative_name(path, CORE).split(".")[0] not in rooms]
 
 

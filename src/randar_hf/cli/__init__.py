@@ -9,12 +9,32 @@ import typer
 
 from randar_hf import __version__
 
-from . import bench, convert, demo, extrapolate, generate, inpaint, outpaint, sample, tokenize, train, train_tokenizer
+from . import (
+    bench,
+    convert,
+    demo,
+    extrapolate,
+    generate,
+    inpaint,
+    outpaint,
+    sample,
+    space,
+    tokenize,
+    train,
+    train_tokenizer,
+)
 from .options import from_fields
 
 
 COMMANDS = {
-    "Images": (demo.demo, generate.generate, inpaint.inpaint, outpaint.outpaint, extrapolate.extrapolate),
+    "Images": (
+        demo.demo,
+        generate.generate,
+        inpaint.inpaint,
+        outpaint.outpaint,
+        extrapolate.extrapolate,
+        space.space,
+    ),
     "Training": (train_tokenizer.train_tokenizer, tokenize.tokenize, train.train),
     "Models": (convert.convert, sample.sample, bench.bench),
 }

@@ -1,0 +1,37 @@
+"""`randar-hf space`."""
+
+from typing import Annotated
+
+import typer
+
+
+def space(
+    model: Annotated[
+        str | None, typer.Option(help="folder or Hub name of a pipeline", show_default="the shipped")
+    ] = None,
+    export: Annotated[str | None, typer.Option(help="new folder to write as a Space of the Hub, instead")] = None,
+    push: Annotated[str | None, typer.Option(help="with --export: Space to upload the folder to")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="port to listen on", show_default="the first free from 7860")
+    ] = None,
+):
+    """Open an app in the browser, or write it as a Space of the Hub."""
+    if push and not export:
+        raise ValueError(f"`--push` must go with `--export`, got {push!r} alone.")
+    if export and port is not None:
+        raise ValueError(f"`--port` must not go with `--export`, got {port}.")
+    from randar_hf import demo_checkpoint
+    from randar_hf.pipelines.loading import load_pipeline
+
+    try:
+        from randar_hf.space import build_app, export_space, find_device, launch_app, push_space
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'randar-hf[space]' brings it.") from error
+
+    pipe = load_pipeline("--model", model or demo_checkpoint(), "RandARPipeline")
+    if export:
+        print(f"wrote {export_space(pipe, export, model)}")
+        if push:
+            print(f"pushed {push_space(export, push)}")
+    else:
+        launch_app(build_app(pipe.to(find_device()), model), port)

@@ -1,0 +1,64 @@
+"""
+Components that check what a visitor hands in.
+
+gradio writes a stub (`components.pyi`) beside every module that derives a component, hence a module for them alone.
+"""
+
+import base64
+import io
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image, UnidentifiedImageError
+
+
+MAX_BYTES = 8 * 1024**2
+MAX_PIXELS = 4096 * 4096 // 4
+
+
+def check_upload(source: str | io.BytesIO):
+    """Raise a `gr.Error` for a file that is no image that can be read, or too large a one, before it is decoded."""
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
+    if size > MAX_BYTES:
+        raise gr.Error(f"This file is too large: {size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} are taken.")
+    try:
+        with Image.open(source) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise gr.Error(
+                    f"This image is too large: {width} x {height} pixels, at most "
+                    f"{MAX_PIXELS / 2**20:.0f} million in all are taken. Make it smaller first."
+                )
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise gr.Error("This file is no image that can be read: give a PNG, JPEG or WebP.") from error
+
+
+class ImageInput(gr.Image):
+    """An image of a visitor's, checked before it is decoded."""
+
+    is_template = True  # shown by the parent's code in the browser
+
+    def preprocess(self, payload):
+        if payload is not None:
+            is_data = bool(payload.url) and payload.url.startswith("data:")
+            check_upload(io.BytesIO(base64.b64decode(payload.url.partition(",")[2])) if is_data else payload.path)
+        return super().preprocess(payload)
+
+
+class MaskEditor(gr.ImageEditor):
+    """An editor whose strokes are a mask."""
+
+    is_template = True
+
+    def preprocess(self, payload):
+        """The mask, white where a stroke of any strength lies, of the editor's size; `None` without an image."""
+        value = super().preprocess(payload)
+        if not value or value["background"] is None:
+            return None
+        mask = Image.new("L", value["background"].size)
+        for layer in value["layers"] or []:
+            mask.paste(
+                255, mask=layer.convert("RGBA").getchannel("A").resize(mask.size).point(lambda a: 255 * (a > 0))
+            )
+        return mask

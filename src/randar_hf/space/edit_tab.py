@@ -1,0 +1,118 @@
+"""The tab that paints parts of an image anew."""
+
+import gradio as gr
+from PIL import Image
+
+from .components import ImageInput, MaskEditor
+from .controls import MODEL_QUEUE, build_class, build_seed, on_gpu
+from .drawing import scale_to_view
+from .files import keep_file
+from .inputs import build_source, explained, mask_of_size
+from .studio import Studio
+
+
+NUM_ANSWERS = 4
+
+
+def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
+    """Build the tab; returns its shelf of images to choose from."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            image, shelf = build_source(examples)
+            label = build_class(studio.class_names(), "What the painted part becomes; another class edits the image.")
+            seed = build_seed("Of the first of the four answers.")
+            guidance = gr.Slider(
+                0,
+                20,
+                studio.pipe.transformer.generation_config.guidance_scale,
+                step=0.1,
+                label="Guidance",
+                info="How strongly the class is asked for; 1 turns guidance off.",
+            )
+        with gr.Column(scale=3, min_width=280):
+            editor = MaskEditor(
+                label="Paint here",
+                type="pil",
+                sources=[],
+                transforms=[],
+                layers=False,
+                brush=gr.Brush(default_size=48, colors=["#e6007e"], color_mode="fixed"),
+                eraser=gr.Eraser(default_size=48),
+                elem_id="edit-editor",
+                format="png",
+                canvas_size=(512, 512),
+            )
+            with gr.Row():
+                button = gr.Button("Edit", variant="primary", elem_id="edit-run")
+                stop = gr.Button("Stop", variant="stop")
+            answers = gr.Gallery(
+                label="Four answers: choose one to compare",
+                columns=4,
+                height=200,
+                allow_preview=False,
+                object_fit="contain",
+                elem_classes="pixels",
+                format="png",
+                type="filepath",
+                interactive=False,
+                buttons=["download"],
+                elem_id="edit-answers",
+            )
+            slider = gr.ImageSlider(
+                label="Before and after", format="png", type="pil", interactive=False, elem_id="edit-slider"
+            )
+
+    @explained
+    @on_gpu
+    def edit(image: Image.Image, mask: Image.Image, label: int, seed: int, guidance: float):
+        """Paint parts of an image anew, four answers; all other pixels stay as they are.
+
+        Args:
+            image: the image.
+            mask: white, or transparent elsewhere, where the image is to be painted anew, of the size of the image.
+            label: class of what is painted.
+            seed: seed of the first answer; the next ones count up.
+            guidance: scale of classifier-free guidance; 1 turns it off.
+        """
+        if image is None:
+            raise ValueError("There is no image yet: upload one, or choose one below.")
+        if mask is None:
+            raise ValueError("Nothing is painted: mark with the brush what is to change.")
+        mask = mask_of_size(mask.convert("L"), image.size)
+        for frame in studio.edit(image, mask, label, NUM_ANSWERS, seed, guidance_scale=guidance):
+            pictures = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
+            before_and_after = _pair(image, frame.images[0]) if frame.done else None
+            yield pictures, before_and_after
+
+    image.change(
+        lambda image: image and {"background": scale_to_view(image), "layers": [], "composite": None},
+        image,
+        editor,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    run = button.click(
+        edit,
+        [image, editor, label, seed, guidance],
+        [answers, slider],
+        **MODEL_QUEUE,
+        api_name="edit_strokes",
+        api_visibility="private",
+    )
+    stop.click(None, cancels=run, api_visibility="private")
+    answers.select(_compare, [image, answers], slider, api_visibility="private", show_progress="hidden")
+    # The mask of an editor is made of strokes; whoever calls the app as an API gives it as an image.
+    mask = ImageInput(label="Mask", type="pil", image_mode="L", visible=False)
+    gr.Button(visible=False).click(
+        edit, [image, mask, label, seed, guidance], [answers, slider], **MODEL_QUEUE, api_name="edit"
+    )
+    return shelf
+
+
+def _compare(image: Image.Image, answers: list[tuple[str, str]], event: gr.SelectData):
+    with Image.open(answers[event.index][0]) as answer:
+        return _pair(image, answer)
+
+
+def _pair(before: Image.Image, after: Image.Image) -> tuple[str, str]:
+    return keep_file(scale_to_view(before)), keep_file(scale_to_view(after))

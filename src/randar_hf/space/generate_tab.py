@@ -1,0 +1,139 @@
+"""The tab that generates images of classes."""
+
+from typing import Any
+
+import gradio as gr
+
+from randar_hf.orders import ORDER_NAMES
+
+from .controls import MODEL_QUEUE, build_seed, on_gpu
+from .drawing import draw_film, draw_sheet
+from .files import keep_file
+from .inputs import explained
+from .snippets import write_snippet
+from .studio import MAX_IMAGES, Studio
+
+
+def build_generate_tab(studio: Studio, source: str | None) -> gr.Gallery:
+    """Build the tab; returns the gallery of the images made last."""
+    config, generation = studio.pipe.transformer.config, studio.pipe.transformer.generation_config
+    names = studio.class_names()
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            classes = gr.Dropdown(
+                [(name, i) for i, name in enumerate(names)],
+                value=[0],
+                multiselect=True,
+                label="Classes",
+                info="Type to search; several at once make a row each.",
+                elem_id="generate-classes",
+            )
+            count = gr.Slider(1, 8, 4, step=1, label="Images of each class", info=f"At most {MAX_IMAGES} in all.")
+            seed = build_seed("The first image takes this seed, the next ones count up.")
+            guidance = gr.Slider(
+                0,
+                20,
+                generation.guidance_scale,
+                step=0.1,
+                label="Guidance",
+                info="How strongly the class is asked for; 1 turns guidance off.",
+            )
+            order = gr.Dropdown(
+                list(ORDER_NAMES),
+                value=generation.order if studio.any_order else None,
+                label="Order",
+                info="Which part of the image comes first.",
+                visible=studio.any_order,
+            )
+            steps = gr.Slider(
+                1,
+                config.num_tokens,
+                min(generation.num_inference_steps, config.num_tokens),
+                step=1,
+                label="Steps",
+                info=f"Fewer are faster: {config.num_tokens} tokens are decoded in so many groups.",
+                visible=studio.any_order,
+            )
+            window = gr.Slider(
+                0,
+                min(32, config.num_tokens),
+                0,
+                step=1,
+                label="Lossless window",
+                info="Above 0: the image of one token a step, in fewer passes; the number of steps is not used.",
+                visible=studio.has_window,
+            )
+            with gr.Row():
+                button = gr.Button("Generate", variant="primary", elem_id="generate-run")
+                stop = gr.Button("Stop", variant="stop", elem_id="generate-stop")
+        with gr.Column(scale=3, min_width=280):
+            sheet = gr.Image(
+                label="Images as they appear",
+                format="png",
+                type="pil",
+                interactive=False,
+                elem_id="generate-sheet",
+                height=360,
+                elem_classes="pixels",
+                alt_text="The generated images, a row for each class",
+                buttons=["fullscreen"],
+            )
+            with gr.Row():
+                png = gr.DownloadButton("Download PNG")
+                gif = gr.DownloadButton("Download GIF")
+            latest = gr.Gallery(
+                label="Image by image",
+                height="auto",
+                columns=4,
+                object_fit="contain",
+                elem_classes="pixels",
+                format="png",
+                type="filepath",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="generate-images",
+            )
+    with gr.Accordion("The same in Python", open=False):
+        snippet = gr.Code(language="python", label="Settings as code", interactive=False)
+
+    @explained
+    @on_gpu
+    def generate(classes: list[int], count: int, seed: int, guidance: float, order: str, steps: int, window: int):
+        """Generate images of classes: a sheet with a row for each class, its PNG and GIF, each image, and Python code.
+
+        Args:
+            classes: names of the classes.
+            count: images of each class.
+            seed: seed of the first image; the next ones count up.
+            guidance: scale of classifier-free guidance; 1 turns it off.
+            order: decoding order; a model of one order takes its own.
+            steps: decoding steps.
+            window: window of lossless parallel decoding; 0 decodes in steps.
+        """
+        settings: dict[str, Any] = {"guidance_scale": guidance}
+        if studio.any_order:
+            settings |= {"order": order} | (
+                {"speculative_window": window} if window else {"num_inference_steps": steps}
+            )
+        labels = [label if label in studio.pipe.id2label.values() else i for i, label in enumerate(names)]
+        code = write_snippet(type(studio.pipe).__name__, source, [labels[i] for i in classes], count, seed, settings)
+        sheets = []  # all outputs are given as values: gradio loses track of the files of a component it updates
+        for frame in studio.generate(classes, count, seed, **settings):
+            sheets.append(draw_sheet(frame.images, len(classes)))
+            yield keep_file(sheets[-1], "images.png"), None, None, None, code
+        pictures = [
+            (keep_file(image), f"{names[classes[i // count]]}, seed {seed + i}")
+            for i, image in enumerate(frame.images)
+        ]
+        png, gif = keep_file(sheets[-1], "images.png"), keep_file(draw_film(sheets), "images.gif")
+        yield png, png, gif, pictures, code
+
+    run = button.click(
+        generate,
+        [classes, count, seed, guidance, order, steps, window],
+        [sheet, png, gif, latest, snippet],
+        **MODEL_QUEUE,
+        api_name="generate",
+    )
+    stop.click(None, cancels=run, api_visibility="private")
+    return latest

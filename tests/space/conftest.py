@@ -1,0 +1,89 @@
+"""Apps on small models, started in this process, and clients of them."""
+
+import shutil
+
+import pytest
+import torch
+from gradio_client import Client
+from PIL import Image
+
+from randar_hf import demo_checkpoint
+from randar_hf.pipelines import RandARPipeline, RARPipeline
+from randar_hf.space import build_app, launch_app
+
+
+def start(pipe, **settings):
+    """An app with two plain examples."""
+    app = build_app(pipe, examples=[Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")])
+    launch_app(app, prevent_thread_lock=True, quiet=True, **settings)
+    return app
+
+
+@pytest.fixture
+def pipe(model, vqvae, class_names):
+    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def rar_pipe(make_rar, vqvae):
+    """A RAR model without class names."""
+    return RARPipeline(transformer=make_rar(), vqvae=vqvae)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The folder of what visitors upload and fetch."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The shipped model."""
+    pipe = RandARPipeline.from_pretrained(demo_checkpoint())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def app(shipped, cache):
+    """The app on the shipped model, with its own examples."""
+    app = build_app(shipped)
+    launch_app(app, prevent_thread_lock=True, quiet=True)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def client(app):
+    return Client(app.local_url, verbose=False)
+
+
+@pytest.fixture
+def launched(cache):
+    """A function that starts an app on a pipeline; it is closed afterwards."""
+    apps = []
+
+    def launch(pipe, **settings):
+        apps.append(start(pipe, **settings))
+        return apps[-1]
+
+    yield launch
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def images_of():
+    """A function that gives the images of a pipeline's own call with these seeds."""
+
+    def generate(pipe, class_labels, seeds, **settings):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipe(class_labels, generator=generators, **settings).images
+
+    return generate

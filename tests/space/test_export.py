@@ -1,0 +1,125 @@
+"""The folder of a Space: what it holds, that it runs alone, how it is pushed."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from huggingface_hub import HfApi, RepoCard, RepoUrl
+from PIL import Image
+
+from randar_hf.pipelines import RandARPipeline
+from randar_hf.space import export_space, push_space
+
+
+@pytest.fixture
+def exported(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "mine")
+    return export_space(pipe, tmp_path / "space", source=str(tmp_path / "mine"))
+
+
+def test_the_folder_is_a_space(exported):
+    card = RepoCard.load(exported / "README.md")
+    assert card.data.sdk == "gradio" and card.data.sdk_version == metadata.version("gradio")
+    assert (exported / card.data.app_file).is_file() and card.data.license == "apache-2.0"
+    pins = dict(line.split("==") for line in (exported / "requirements.txt").read_text().splitlines())
+    assert pins["gradio"] == card.data.sdk_version and "+" not in pins["torch"]
+    assert all(metadata.version(name).startswith(version) for name, version in pins.items())
+    assert len(list((exported / "examples").glob("*.png"))) == 4
+    assert "Apache License" in (exported / "LICENSE").read_text()
+    assert not (exported / "randar_hf" / "checkpoints").exists() and not list(exported.rglob("__pycache__"))
+
+
+def test_it_runs_alone(exported, pipe, images_of, tmp_path):
+    """By its own code and model, from another folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(exported)!r}); import randar_hf; "
+        f"print(randar_hf.__file__, flush=True); runpy.run_path({str(exported / 'app.py')!r}, run_name='__main__')"
+    )
+    with open(log, "w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        client = _connect(f"http://127.0.0.1:{port}/", process, log)
+        assert str(exported / "randar_hf" / "__init__.py") in log.read_text()
+        images = client.predict([1], 1, 3, 2.0, "raster", 4, 0, api_name="/generate")[3]
+    finally:
+        process.terminate()
+        process.wait()
+    expected = images_of(pipe, [1], [3], guidance_scale=2.0, order="raster", num_inference_steps=4)[0]
+    assert np.array_equal(np.asarray(Image.open(images[0]["image"])), np.asarray(expected))
+
+
+def _connect(url, process, log):
+    for _ in range(300):
+        try:
+            return Client(url, verbose=False)
+        except Exception:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def test_a_model_of_the_hub_is_loaded_from_there(pipe, tmp_path):
+    folder = export_space(pipe, tmp_path / "space", source="someone/their-model")
+    assert not (folder / "model").exists()
+    assert 'RandARPipeline.from_pretrained("someone/their-model")' in (folder / "app.py").read_text().replace("'", '"')
+    assert RepoCard.load(folder / "README.md").data.models == ["someone/their-model"]
+
+
+def test_a_rar_model_is_exported_with_its_pipeline(rar_pipe, tmp_path):
+    folder = export_space(rar_pipe, tmp_path / "space")
+    assert "RARPipeline.from_pretrained" in (folder / "app.py").read_text()
+    assert "2411.00776" in (folder / "README.md").read_text()
+
+
+def test_nothing_is_overwritten(pipe, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    (tmp_path / "file").write_text("keep")
+    for name in ("full", "file"):
+        with pytest.raises(ValueError, match="`folder` must be new or empty"):
+            export_space(pipe, tmp_path / name)
+    assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "keep"
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(pipe, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ValueError, match="`folder` must be one that can be written, got '/somewhere/new'"):
+        export_space(pipe, "/somewhere/new")
+
+
+def test_pushing_uploads_the_folder_as_a_space(exported, monkeypatch):
+    asked = []
+
+    def create_repo(self, repo_id, **kwargs):
+        asked.append((repo_id, kwargs))
+        return RepoUrl(f"https://huggingface.co/spaces/me/{repo_id}")
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: asked.append(kwargs))
+    assert push_space(exported, "digits") == "https://huggingface.co/spaces/me/digits"
+    (repo_id, created), uploaded = asked
+    assert repo_id == "digits" and created == {"repo_type": "space", "space_sdk": "gradio", "exist_ok": True}
+    assert uploaded["repo_id"] == "me/digits" and uploaded["repo_type"] == "space"
+    assert uploaded["folder_path"] == exported
+
+
+def test_the_pipeline_is_left_as_it_was(exported, pipe):
+    assert type(RandARPipeline.from_pretrained(str(exported / "model"))) is RandARPipeline

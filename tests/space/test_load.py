@@ -1,0 +1,79 @@
+"""Many visitors at once: everyone gets their own images, nobody is lost, and memory stays where it is."""
+
+import random
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from gradio_client import Client
+from PIL import Image
+
+
+class Visitor(threading.Thread):
+    """Asks for images, one request after another, with seeds of its own, until the time is over."""
+
+    def __init__(self, app, index, until):
+        super().__init__()
+        self.app, self.index, self.until = app, index, until
+        self.images, self.errors, self.waits = {}, [], []
+
+    def run(self):
+        try:
+            client, number = Client(self.app.local_url, verbose=False), 0
+            while not self.images or time.monotonic() < self.until:
+                seed, began = 10_000 * self.index + number, time.monotonic()
+                images = client.predict([self.index % 2], 1, seed, 2.0, "raster", 4, 0, api_name="/generate")[3]
+                self.waits.append(time.monotonic() - began)
+                self.images[seed] = np.asarray(Image.open(images[0]["image"]))
+                number += 1
+        except Exception as error:
+            self.errors.append(error)
+
+
+def visit(app, count, seconds):
+    """So many visitors for so long, while others come, ask and leave without waiting."""
+    until = time.monotonic() + seconds
+    visitors = [Visitor(app, index, until) for index in range(count)]
+    for visitor in visitors:
+        visitor.start()
+    while any(visitor.is_alive() for visitor in visitors):
+        leaving = Client(app.local_url, verbose=False)
+        job = leaving.submit([0], 8, random.randrange(1000), 2.0, "raster", 16, 0, api_name="/generate")
+        time.sleep(0.5)
+        job.cancel()
+        leaving.close()
+        time.sleep(min(2, seconds / 4))
+    return visitors
+
+
+def check(visitors, shipped, images_of):
+    assert not [error for visitor in visitors for error in visitor.errors]
+    settings = {"guidance_scale": 2.0, "order": "raster", "num_inference_steps": 4}
+    for visitor in visitors:
+        for seed, image in list(visitor.images.items())[:3]:
+            expected = images_of(shipped, [visitor.index % 2], [seed], **settings)[0]
+            assert np.array_equal(image, np.asarray(expected)), f"visitor {visitor.index}, seed {seed}"
+
+
+def test_visitors_at_once(app, shipped, images_of):
+    check(visit(app, count=12, seconds=2), shipped, images_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "seconds"), [(20, 60), (50, 300)])
+def test_visitors_for_long(app, shipped, images_of, capsys, count, seconds):
+    process = psutil.Process()
+    visit(app, count, 10)  # what is made once
+    before = process.memory_info().rss
+    visitors = visit(app, count, seconds)
+    grown = process.memory_info().rss - before
+    waits = sorted(wait for visitor in visitors for wait in visitor.waits)
+    with capsys.disabled():
+        print(
+            f"\n{count} visitors, {seconds} s: {len(waits)} requests, waits of {waits[len(waits) // 2]:.1f} s "
+            f"(median) and {waits[-1]:.1f} s (longest), memory {grown / 2**20:+.0f} MiB"
+        )
+    check(visitors, shipped, images_of)
+    assert grown < 150 * 2**20
