@@ -33,7 +33,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"`class_names` must be a file, found none at {str(path)!r}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
         if isinstance(names, dict):
             names = [names[str(class_id)] for class_id in range(len(names))]

@@ -23,7 +23,7 @@ def find_label_id(label: Any, id2label: Mapping[int, str]) -> int:
 
     Args:
         label (`int` or `str`): an id, returned as it is, or a class name; where a class has several names separated by
-            commas, any of them or the whole.
+            commas, any of them or the whole. Case does not matter where it makes no difference between classes.
         id2label (`Mapping[int, str]`): the names.
 
     Returns:
@@ -37,18 +37,46 @@ def find_label_id(label: Any, id2label: Mapping[int, str]) -> int:
         return label
     if not isinstance(label, str):
         raise TypeError(f"`class_labels` must be class ids or names, got {label!r}.")
-    ids: dict[str, list[int]] = {}
-    for class_id, names in id2label.items():
-        for name in {names.strip(), *(part.strip() for part in names.split(","))}:
-            ids.setdefault(name, []).append(class_id)
-    if not ids:
+    if not id2label:
         raise ValueError(
-            f"`class_labels` holds the name {label!r}, but this pipeline has no `id2label`: give class ids."
+            f"`class_labels` must be class ids for a pipeline that has no `id2label`, got the name {label!r}."
         )
-    found = ids.get(label.strip(), [])
+    found = class_ids_of(label, id2label)
     if not found:
-        near = difflib.get_close_matches(label, ids, n=3, cutoff=0.5) or sorted(ids)[:3]
-        raise ValueError(f"`class_labels` holds the unknown name {label!r}; near it are {', '.join(map(repr, near))}.")
+        raise ValueError(f"`class_labels` holds the unknown name {label!r}; {_advice(label, id2label)}.")
     if len(found) > 1:
         raise ValueError(f"`class_labels` holds {label!r}, the name of the classes {found}: give the id.")
     return found[0]
+
+
+def class_ids_of(name: str, id2label: Mapping[int, str]) -> list[int]:
+    """The classes of a name: the exact ones, whose whole name goes before a synonym, or those but for the case."""
+    for fold in (str, str.casefold):
+        for parts in (_whole, _synonyms):
+            found = [i for i, names in id2label.items() if fold(name.strip()) in map(fold, parts(names))]
+            if found:
+                return found
+    return []
+
+
+def _whole(names: str) -> list[str]:
+    return [names.strip()]
+
+
+def _synonyms(names: str) -> list[str]:
+    return [part.strip() for part in names.split(",")]
+
+
+def _advice(label: str, id2label: Mapping[int, str]) -> str:
+    """What an unknown name may have meant: names that share a word with it, names spelled alike, or an id."""
+    if label.strip().isdecimal() and int(label) in id2label:
+        return f"{label.strip()} is the id of {id2label[int(label)]!r}: give it as a number"
+    names = [name for whole in id2label.values() for name in _synonyms(whole)]
+    words = set(label.casefold().split())
+    sharing = sorted(names, key=lambda name: -len(words & set(name.casefold().split())))
+    near = [name for name in sharing if words & set(name.casefold().split())][:3]
+    if not near:
+        folded = {name.casefold(): name for name in names}
+        close = difflib.get_close_matches(label.casefold(), folded, n=3, cutoff=0.5)
+        near = [folded[name] for name in close]
+    return f"near it are {', '.join(map(repr, near))}" if near else f"none of the {len(id2label)} names is near it"

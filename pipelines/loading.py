@@ -7,6 +7,8 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
+from randar_hf.checks import is_path
+
 from .pipeline_randar import RandARPipeline
 from .pipeline_randar_extrapolation import RandARExtrapolationPipeline
 from .pipeline_randar_inpaint import RandARInpaintPipeline
@@ -40,8 +42,11 @@ def load_pipeline(
         dtype (`torch.dtype`, *optional*): of the weights; by default float32.
 
     Raises:
+        FileNotFoundError: for a path where no folder is; the Hub is not asked then.
         ValueError: for a folder that holds none, or whose files are damaged.
     """
+    if is_path(os.fspath(folder)) and not os.path.isdir(folder):
+        raise FileNotFoundError(f"`{name}` must be the folder of a pipeline, found none at {str(folder)!r}.")
     try:
         with warnings.catch_warnings(action="ignore"):  # diffusers asks the Hub in a way that is deprecated
             index = DiffusionPipeline.load_config(folder)

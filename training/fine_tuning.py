@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
+from randar_hf.checks import is_path
 from randar_hf.configuration_generation import RandARGenerationConfig
 from randar_hf.pipelines.labels import find_label_id
 
-from .data.reading import MissingDataError, is_path
+from .data.reading import MissingDataError
 from .failures import first_line
 from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
 

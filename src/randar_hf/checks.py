@@ -83,6 +83,16 @@ def check_path(name: str, path: Any) -> Path:
     return Path(path)
 
 
+def is_path(name: str) -> bool:
+    """Whether a name that may be one on the Hub is that of a folder or file here, be it there or not.
+
+    On the Hub it is `name` or `owner/name`; what is written as no such name, or begins with a folder here, is a path.
+    """
+    first, *rest = name.split("/")
+    written_as_path = name.startswith((".", "~", "/")) or len(rest) > 1 or rest == [""] or "\\" in name
+    return written_as_path or os.path.lexists(name) or bool(rest) and os.path.isdir(first)
+
+
 def is_pair(value: Any) -> bool:
     """Whether a value is a tuple or list of two."""
     return isinstance(value, tuple | list) and len(value) == 2

@@ -65,6 +65,67 @@ def test_inpaint_keeps_what_is_not_masked(folder, picture, capsys):
     assert old.tobytes() != new.tobytes()
 
 
+def test_inpainting_and_outpainting_are_shown_in_a_loop(folder, picture, capsys):
+    words = ["--model", folder / "model", "--output", folder / "out.png", "--animate", folder / "a.gif", "--overwrite"]
+    for command, size in (
+        (["inpaint", 1, picture, folder / "mask.png", "--steps", 4], (16, 16)),
+        (["outpaint", 1, picture, "--right", 8, "--steps", 4], (24, 16)),
+        (["outpaint", 1, picture, "--right", 8, "--attention", "sliding_window"], (24, 16)),
+    ):
+        assert run(capsys, *command, *words)[0] == 0
+        film = Image.open(folder / "a.gif")
+        assert film.n_frames > 1 and film.size == size and film.info["loop"] == 0
+        film.seek(film.n_frames - 1)
+        assert film.convert("RGB").getpixel((0, 0)) is not None
+
+
+def test_images_are_enlarged_captioned_and_compared_by_order(folder, capsys):
+    words = ["generate", "tench", 4, "--model", folder / "model", "--output", folder / "out.png", "--scale", 3]
+    film = ["--captions", "--compare-orders", "raster,spiral_in", "--steps", 4, "--animate", folder / "a.gif"]
+    assert run(capsys, *words, *film)[0] == 0
+    sheet = Image.open(folder / "out.png")
+    assert sheet.size == Image.open(folder / "a.gif").size == (48, 4 * (48 + 14))
+    caption = sheet.crop((0, 48, 48, 62)).convert("L")
+    assert caption.getextrema()[0] < 128 and caption.getpixel((0, 0)) == 255  # dark letters on white
+    assert run(capsys, *words, "--compare-orders", "raster", "--order", "raster", "--overwrite")[0] == 2
+    assert run(capsys, *words, "--overwrite", "--scale", 0)[0] == 2
+
+
+def test_a_speculative_window_gives_the_images_of_one_step_a_token(folder, capsys):
+    words = ["generate", "tench", "--model", folder / "model", "--output"]
+    for name, setting in (("a.png", ["--steps", 16]), ("b.png", ["--speculative-window", 4])):
+        assert run(capsys, *words, folder / name, *setting)[0] == 0
+    assert Image.open(folder / "a.png").tobytes() == Image.open(folder / "b.png").tobytes()
+
+
+def test_a_number_that_names_a_class_is_that_class(model, vqvae, tmp_path, capsys):
+    RandARPipeline(model, vqvae, id2label={0: "3", 1: "1", 2: "x", 3: "y", 4: "z"}).save_pretrained(tmp_path / "model")
+    words = ["--model", tmp_path / "model", "--output"]
+    assert run(capsys, "generate", "3", *words, tmp_path / "a.png")[0] == 0  # class 0
+    assert run(capsys, "generate", "0", *words, tmp_path / "b.png")[0] == 0  # no name: the id
+    assert run(capsys, "generate", "y", *words, tmp_path / "c.png")[0] == 0  # class 3
+    first, second, other = (Image.open(tmp_path / name).tobytes() for name in ("a.png", "b.png", "c.png"))
+    assert first == second != other
+
+
+def test_what_the_system_refuses_is_one_line_before_the_work(folder, picture, monkeypatch, capsys):
+    monkeypatch.setattr("randar_hf.cli.images.open_pipeline", None)  # no work
+    (folder / "folder.png").mkdir()
+    (folder / "cut.png").write_bytes(picture.read_bytes()[:60])
+    for words, named in (
+        (["generate", "1", "--output", folder / ("x" * 300 + ".png")], "--output"),
+        (["generate", "1", "--output", folder / "folder.png", "--overwrite"], "--output"),
+        (["generate", "1", "--output", picture / "out.png"], "--output"),
+        (["generate", "1", "--animate", folder / ("x" * 300 + ".gif")], "--animate"),
+        (["outpaint", "1", "x" * 300 + ".png"], "image"),
+        (["outpaint", "1", folder / "cut.png"], "image"),
+        (["outpaint", "1", folder], "image"),
+        (["demo", "--output", folder / "folder.png", "--overwrite"], "--output"),
+    ):
+        code, error = run(capsys, *words)
+        assert code == 2 and error.count("\n") == 1 and named in error, words
+
+
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 def test_outpaint_extends_the_canvas(folder, picture, capsys, attention):
     command = ["outpaint", 1, picture, "--model", folder / "model", "--output", folder / "out.png"]

@@ -47,3 +47,11 @@ def test_as_many_names_as_classes():
     check_class_names(("cat", "dog"), 2)
     with pytest.raises(ValueError, match="2 names, but the checkpoint has 3 classes"):
         check_class_names(("cat", "dog"), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("names.txt", "tench\ngoldfish\n"), ("names.json", '["tench", "goldfish"]')]
+)
+def test_a_byte_order_mark_belongs_to_no_name(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_class_names(tmp_path / name) == ("tench", "goldfish")

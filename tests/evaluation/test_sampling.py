@@ -63,7 +63,8 @@ def test_what_a_run_leaves(folder):
     assert started_with["torch"] == torch.__version__ and {"randar-hf", "diffusers"} <= set(started_with)
     assert settings == {
         "num_images": 7, "classes": "balanced", "seed": 5, "dtype": "float32", "pipeline": "RandARPipeline",
-        "num_inference_steps": 16, "guidance_scale": 2, "guidance_schedule": "linear", "guidance_power": 1.0,
+        "num_inference_steps": 16, "speculative_window": None,
+        "guidance_scale": 2, "guidance_schedule": "linear", "guidance_power": 1.0,
         "temperature": 1.0, "top_k": 9, "top_p": 1.0, "order": "random", "do_sample": True, "height": 16, "width": 16,
     }  # fmt: skip
 
@@ -231,7 +232,7 @@ def test_the_hash_is_that_of_the_weights(folder, make_model, vqvae):
         (["--device", "nope"], "`device`"),
         (["--dtype", "float8"], "--dtype"),
         (["--refine", "1"], "--refine"),
-        (["--output-dir", "model"], "`output_dir` 'model' holds other files"),
+        (["--output-dir", "model"], "`output_dir` 'model' holds another run"),
         (["--output-dir", "model/model_index.json"], "`output_dir` must be a folder"),
         (["--output-dir", "model/model_index.json/deep"], "`output_dir`"),
         (["--output-dir", "broken"], "`output_dir` holds a settings.json that cannot be read"),
@@ -324,3 +325,13 @@ def test_two_processes_of_a_launcher_give_the_same_bytes(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert files(tmp_path / "both") == files(alone)
+
+
+def test_what_is_no_run_does_no_harm_in_the_folder(folder):
+    Path("samples").mkdir()
+    Path("samples", ".DS_Store").write_bytes(b"\0")
+    Path("samples", "nohup.out").write_text("started\n")
+    Path("samples", "latest").symlink_to("nowhere")
+    sample_images("model", "samples", 2, device="cpu")
+    assert Path("samples", "nohup.out").read_text() == "started\n" and Path("samples", "latest").is_symlink()
+    assert pixels(folder / "samples").shape == (2, 16, 16, 3)

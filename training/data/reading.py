@@ -22,6 +22,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
 
+from randar_hf.checks import is_path
 from randar_hf.crops import centre_square
 
 
@@ -77,11 +78,6 @@ def load_rows(
     except (ValueError, DatasetGenerationError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {reason}") from error
-
-
-def is_path(name: str) -> bool:
-    """Whether a name can only be that of a folder or file here, and of nothing on the Hub."""
-    return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _load_folder(path: Path, split: str, streaming: bool) -> Dataset | IterableDataset:

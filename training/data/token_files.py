@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, List
 from diffusers import VQModel
 from safetensors import SafetensorError
 
+from randar_hf.checks import is_path
 from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
@@ -40,6 +41,8 @@ def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
         MissingDataError: there is no such folder or repository.
         ValueError: its weights cannot be read, for example because the file was cut off.
     """
+    if is_path(folder) and not Path(folder).is_dir():
+        raise MissingDataError(f"`{argument}` must be the folder of a tokenizer, found none at {folder!r}")
     try:
         return VQModel.from_pretrained(folder)
     except SafetensorError as error:

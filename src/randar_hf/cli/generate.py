@@ -4,31 +4,34 @@ from typing import Annotated
 
 import typer
 
-from .images import Film, check_output, make_images, save_sheet
-from .options import Labels, NumImages, Output, Overwrite, PipelineOptions, RandAROptions
+from .images import Film, make_images, open_pipeline
+from .options import FilmOptions, Labels, NumImages, PipelineOptions, RandAROptions
+
+
+Orders = Annotated[
+    str | None,
+    typer.Option(help="orders with commas: the same seeds in each, row by row", show_default=False),
+]
 
 
 def generate(
     labels: Labels,
     sampling: RandAROptions,
     pipeline: PipelineOptions,
+    sheet: FilmOptions,
     num_images: NumImages = 1,
-    output: Output = "images.png",
-    animate: Annotated[str | None, typer.Option(help="GIF of the images as they appear, step by step")] = None,
-    overwrite: Overwrite = False,
+    compare_orders: Orders = None,
 ):
     """Generate images of classes."""
-    path = check_output(output, overwrite)
-    film = Film(animate, overwrite) if animate else None
-    images = make_images(
-        "RandARPipeline",
-        pipeline,
-        sampling,
-        labels,
-        num_images,
-        num_images_per_prompt=num_images,
-        callback_on_step_end=film and film.keep,
-    )
-    save_sheet(images, len(labels), path)
-    if film:
-        film.save(images, len(labels))
+    film, settings = Film(sheet), sampling.given()
+    if compare_orders is not None and "order" in settings:
+        raise ValueError("`--order` must not be given with `--compare-orders`.")
+    orders = [settings.pop("order", None)] if compare_orders is None else compare_orders.split(",")
+    pipe = open_pipeline("RandARPipeline", pipeline, sampling)
+    settings |= {"num_images_per_prompt": num_images, "callback_on_step_end": film.callback}
+    images, rows = [], []
+    for order in orders:
+        images += make_images(pipe, pipeline.seed, labels, num_images, order=order, **settings)
+        rows += labels if compare_orders is None else [f"{label}, {order}" for label in labels]
+    film.save(images, rows)
+    film.save_film(pipe, images, rows)

@@ -1,47 +1,64 @@
 """What the commands that make images share: reading, generating, writing."""
 
 import inspect
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import PipelineOptions, SamplingOptions
+from .options import FilmOptions, PipelineOptions, SamplingOptions, SheetOptions
 
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+CAPTION_HEIGHT = 14
 MAX_FRAMES = 48
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 80, 1500
 
 
-def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = SHEET_SUFFIXES) -> Path:
-    """The path of an image to write; raises before any work if it exists, or if its folder does not."""
+def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = SHEET_SUFFIXES, option="--output") -> Path:
+    """The path of an image to write; raises before any work if it cannot be written, or exists."""
     output = Path(path)
-    if output.exists() and not overwrite:
-        raise ValueError(f"`--output` {path} exists; --overwrite replaces it.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"`--output` lies in the folder {output.parent}, which does not exist.")
+    try:
+        exists, is_folder, has_folder = output.exists(), output.is_dir(), output.parent.is_dir()
+    except OSError as error:
+        raise ValueError(f"`{option}` must be a path that the system takes, got {path}: {error.strerror}.") from error
+    if is_folder:
+        raise ValueError(f"`{option}` must be a file, got the folder {path}.")
+    if exists and not overwrite:
+        raise ValueError(f"`{option}` {path} exists; --overwrite replaces it.")
+    if not has_folder:
+        raise FileNotFoundError(f"`{option}` lies in the folder {output.parent}, which does not exist.")
     if output.suffix.lower() not in suffixes:
-        raise ValueError(f"`--output` must end in {', '.join(suffixes)}, got {path}.")
+        raise ValueError(f"`{option}` must end in {', '.join(suffixes)}, got {path}.")
+    if not os.access(output if exists else output.parent, os.W_OK):
+        raise ValueError(f"`{option}` must be a place where you may write, got {path}.")
     return output
 
 
 def read_image(option: str, path: str) -> "Image":
     """An image from a file; raises an error that names the option if there is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`{option}` must be an image, found no file {path!r}.")
     try:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"`{option}` must be an image, found no file {path!r}.")
         return Image.open(path).convert("L" if option == "mask" else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # what decoders raise for damaged files differs by format
         raise ValueError(f"`{option}` {path!r} is no image that can be read: {error}") from error
 
 
-def read_labels(words: list[str]) -> list[int | str]:
-    """Class ids where the words are numbers, names elsewhere."""
-    return [int(word) if word.lstrip("-").isdigit() else word for word in words]
+def read_labels(words: list[str], id2label: dict[int, str]) -> list[int | str]:
+    """Names where the words name classes, else class ids where they are whole numbers."""
+    from randar_hf.pipelines.labels import class_ids_of
+
+    is_id = [word.lstrip("-").isdecimal() and not class_ids_of(word, id2label) for word in words]
+    return [int(word) if whole else word for word, whole in zip(words, is_id)]
 
 
 def check_settings(pipe, settings: dict[str, Any]):
@@ -55,15 +72,8 @@ def check_settings(pipe, settings: dict[str, Any]):
         )
 
 
-def make_images(
-    kind: str,
-    options: PipelineOptions,
-    sampling: SamplingOptions,
-    labels: list[str],
-    num_images: int = 1,
-    **arguments,
-) -> list["Image"]:
-    """The images of a call of a kind of pipeline, each from a seed of its own."""
+def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions) -> "DiffusionPipeline":
+    """The model as a kind of pipeline, if that can do what is asked."""
     import torch
 
     from randar_hf import demo_checkpoint
@@ -73,45 +83,99 @@ def make_images(
     check_device(options.device)
     dtype = getattr(torch, options.dtype)
     pipe = load_pipeline("--model", options.model or demo_checkpoint(), kind, dtype).to(options.device)
-    settings = sampling.given()
-    check_settings(pipe, settings)
-    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(len(labels) * num_images)]
-    return pipe(class_labels=read_labels(labels), generator=generators, **settings, **arguments).images
+    check_settings(pipe, sampling.given())
+    return pipe
 
 
-def save_sheet(images: list["Image"], rows: int, output: Path):
-    """Write images, row by row, into one file."""
-    from diffusers.utils import make_image_grid
+def make_images(
+    pipe: "DiffusionPipeline", seed: int, labels: list[str], num_images: int = 1, **arguments
+) -> list["Image"]:
+    """The images of a call of a pipeline, each from a seed of its own."""
+    import torch
 
-    make_image_grid(images, rows=rows, cols=len(images) // rows).save(output)
-    print(f"wrote {output}")
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(labels) * num_images)]
+    class_labels = read_labels(labels, pipe.id2label)
+    return pipe(class_labels=class_labels, generator=generators, **arguments).images
 
 
-class Film:
-    """A GIF of images as they are decoded, grey where a token is unknown."""
+class Sheet:
+    """The file of a command's images, row by row, which is checked before anything else is done."""
 
-    def __init__(self, path: str, overwrite: bool):
-        self.output = check_output(path, overwrite, (".gif",))
-        self.pipe, self.frames = None, []
+    def __init__(self, options: SheetOptions):
+        self.output = check_output(options.output, options.overwrite)
+        if options.scale < 1:
+            raise ValueError(f"`--scale` must be at least 1, got {options.scale}.")
+        self.scale, self.captions = options.scale, options.captions
 
-    def keep(self, pipe, step: int, timestep: int, inputs: dict) -> dict:
-        """Keep the tokens of a step: a callback of pipelines."""
-        self.pipe = pipe
-        self.frames.append(inputs["latents"])
+    def save(self, images: list["Image"], labels: list[str]):
+        """Write the images, as many in turn for each label."""
+        self.draw(images, labels).save(self.output)
+        print(f"wrote {self.output}")
+
+    def draw(self, images: list["Image"], labels: list[str]) -> "Image":
+        """A row of images for each label, enlarged by pixels, with the label below each if asked for."""
+        from diffusers.utils import make_image_grid
+        from PIL import Image, ImageDraw
+
+        cells, columns = [], len(images) // len(labels)
+        for index, image in enumerate(images):
+            image = image.resize((self.scale * image.width, self.scale * image.height), Image.Resampling.NEAREST)
+            if self.captions:
+                cell = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "white")
+                cell.paste(image)
+                place = (cell.width // 2, image.height + CAPTION_HEIGHT // 2)
+                ImageDraw.Draw(cell).text(place, labels[index // columns], fill="black", anchor="mm")
+                image = cell
+            cells.append(image)
+        return make_image_grid(cells, rows=len(labels), cols=columns)
+
+
+class Film(Sheet):
+    """A sheet, and a GIF of it as the images are decoded, grey where a token is unknown."""
+
+    def __init__(self, options: FilmOptions):
+        super().__init__(options)
+        self.film, self.frames = None, []
+        if options.animate:
+            self.film = check_output(options.animate, options.overwrite, (".gif",), "--animate")
+
+    @property
+    def callback(self) -> Callable | None:
+        """What a pipeline calls after each step."""
+        return self._keep if self.film else None
+
+    def _keep(self, pipe, step: int, timestep: int, inputs: dict) -> dict:
+        if step == 0:
+            self.frames.append([])  # of another call
+        self.frames[-1].append(inputs["latents"])
         return inputs
 
-    def save(self, images: list["Image"], rows: int):
-        """Write some of the steps, and the images at the end."""
-        from diffusers.utils import make_image_grid
+    def save_film(self, pipe: "DiffusionPipeline", images: list["Image"], labels: list[str], by_size: bool = False):
+        """
+        Write some of the steps, and the images at the end.
 
-        chosen = [self.frames[index * len(self.frames) // MAX_FRAMES] for index in range(MAX_FRAMES)]
-        chosen = self.frames if len(self.frames) <= MAX_FRAMES else chosen
+        Args:
+            pipe: the pipeline.
+            images: the images of all its calls.
+            labels: their labels.
+            by_size: whether the grid of tokens is that of the images' size, not the trained one.
+        """
+        if self.film is None:
+            return
+        import torch
+
+        steps = max(len(frames) for frames in self.frames)
+        chosen = range(steps) if steps <= MAX_FRAMES else [i * steps // MAX_FRAMES for i in range(MAX_FRAMES)]
+        factor, grid = pipe.image_processor.config.vae_scale_factor, pipe.transformer.config.grid
+        if by_size:
+            grid = images[0].height // factor, images[0].width // factor
         sheets = []
-        for latents in chosen[:-1]:
-            pixels = self.pipe.decode_latents(latents, *self.pipe.transformer.config.grid)
-            partial = self.pipe.image_processor.postprocess(pixels)
-            sheets.append(make_image_grid(partial, rows=rows, cols=len(partial) // rows))
-        sheets.append(make_image_grid(images, rows=rows, cols=len(images) // rows))
+        for index in list(chosen)[:-1]:
+            latents = torch.cat([frames[min(index, len(frames) - 1)] for frames in self.frames])  # (B, N)
+            partial = pipe.image_processor.postprocess(pipe.decode_latents(latents, *grid))
+            partial = [frame.resize(image.size) for frame, image in zip(partial, images)]
+            sheets.append(self.draw(partial, labels))
+        sheets.append(self.draw(images, labels))
         durations = [FRAME_MILLISECONDS] * (len(sheets) - 1) + [LAST_MILLISECONDS]
-        sheets[0].save(self.output, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
-        print(f"wrote {self.output}")
+        sheets[0].save(self.film, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
+        print(f"wrote {self.film}")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from .images import check_output, make_images, read_image, save_sheet
-from .options import ImageFile, Label, Output, Overwrite, PipelineOptions, RandAROptions
+from .images import Film, make_images, open_pipeline, read_image
+from .options import FilmOptions, ImageFile, Label, PipelineOptions, RandAROptions
 
 
 def inpaint(
@@ -14,14 +14,15 @@ def inpaint(
     mask: Annotated[str, typer.Argument(help="image of the same size, white where it is to be painted")],
     sampling: RandAROptions,
     pipeline: PipelineOptions,
+    sheet: FilmOptions,
     strength: Annotated[float, typer.Option(help="fraction of the masked tokens that is painted, above 0")] = 1.0,
     seam: Annotated[int, typer.Option(help="pixels of the mask over which old turns into new")] = 0,
-    output: Output = "images.png",
-    overwrite: Overwrite = False,
 ):
     """Paint a part of an image anew, as its class or as another."""
-    path = check_output(output, overwrite)
-    settings = {"strength": strength, "seam": seam}
+    film = Film(sheet)
     sources = {"image": read_image("image", image), "mask_image": read_image("mask", mask)}
-    images = make_images("RandARInpaintPipeline", pipeline, sampling, [label], **sources, **settings)
-    save_sheet(images, 1, path)
+    pipe = open_pipeline("RandARInpaintPipeline", pipeline, sampling)
+    settings = {**sampling.given(), "strength": strength, "seam": seam, "callback_on_step_end": film.callback}
+    images = make_images(pipe, pipeline.seed, [label], **sources, **settings)
+    film.save(images, [label])
+    film.save_film(pipe, images, [label])

@@ -16,7 +16,7 @@ NumImages = Annotated[int, typer.Option(help="images for each label")]
 Output = Annotated[str, typer.Option(help="image to write: .png, .jpg or .webp")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what exists")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-SAMPLING, PIPELINE = "Sampling", "Model and machine"
+SAMPLING, SHEET, PIPELINE = "Sampling", "Output", "Model and machine"
 
 
 def setting(help: str, panel: str, default: Any = None, shown: str | None = None, option: str | None = None):
@@ -30,6 +30,9 @@ class SamplingOptions:
 
     num_inference_steps: int | None = setting(
         "decoding steps, up to one per token", SAMPLING, shown="the model's", option="--steps"
+    )
+    speculative_window: int | None = setting(
+        "lossless: tokens guessed at a time; the tokens of one step each, in fewer passes", SAMPLING, shown="off"
     )
     guidance_scale: float | None = setting("1 turns guidance off", SAMPLING, shown="the model's")
     guidance_schedule: str | None = setting("linear, constant or power_cosine", SAMPLING, shown="the model's")
@@ -56,6 +59,23 @@ class RandAROptions(SamplingOptions):
     )
     refine: int | None = setting("rounds in which unlikely tokens are sampled again", SAMPLING, shown="0")
     refine_share: float | None = setting("fraction of the tokens that a round samples again", SAMPLING, shown="0.1")
+
+
+@dataclass(kw_only=True)
+class SheetOptions:
+    """Where the images are written, and how they are shown."""
+
+    output: str = setting("image to write: .png, .jpg or .webp", SHEET, default="images.png")
+    overwrite: bool = setting("replace what exists", SHEET, default=False)
+    scale: int = setting("times that each pixel is shown larger", SHEET, default=1)
+    captions: bool = setting("write the label below each image", SHEET, default=False)
+
+
+@dataclass(kw_only=True)
+class FilmOptions(SheetOptions):
+    """The same, and how the images appear."""
+
+    animate: str | None = setting("GIF of the images as they appear, step by step, in a loop", SHEET)
 
 
 @dataclass(kw_only=True)
@@ -102,7 +122,8 @@ def option_parameters(settings_class: type) -> list[inspect.Parameter]:
 
 
 def _option(setting: Field) -> typer.models.OptionInfo:
-    names = [setting.metadata["option"]] if setting.metadata.get("option") else []
+    option = setting.metadata.get("option") or (f"--{setting.name}" if setting.type is bool else None)
+    names = [option] if option else []
     default = setting.default if setting.default is not MISSING else None
     shown = setting.metadata.get("shown") or (False if default is None else str(default))
     return typer.Option(

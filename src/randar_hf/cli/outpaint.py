@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from .images import check_output, make_images, read_image, save_sheet
-from .options import ImageFile, Label, Output, Overwrite, PipelineOptions, RandAROptions
+from .images import Film, make_images, open_pipeline, read_image
+from .options import FilmOptions, ImageFile, Label, PipelineOptions, RandAROptions
 
 
 Side = Annotated[int, typer.Option(help="pixels to add on this side")]
@@ -16,17 +16,18 @@ def outpaint(
     image: ImageFile,
     sampling: RandAROptions,
     pipeline: PipelineOptions,
+    sheet: FilmOptions,
     left: Side = 0,
     right: Side = 0,
     top: Side = 0,
     bottom: Side = 0,
     attention: Annotated[str, typer.Option(help="full or sliding_window")] = "full",
-    output: Output = "images.png",
-    overwrite: Overwrite = False,
 ):
     """Extend an image beyond its sides."""
-    path = check_output(output, overwrite)
+    film, source = Film(sheet), read_image("image", image)
+    pipe = open_pipeline("RandAROutpaintPipeline", pipeline, sampling)
     settings = {"left": left, "right": right, "top": top, "bottom": bottom, "attention": attention}
-    source = read_image("image", image)
-    images = make_images("RandAROutpaintPipeline", pipeline, sampling, [label], image=source, **settings)
-    save_sheet(images, 1, path)
+    settings |= {**sampling.given(), "image": source, "callback_on_step_end": film.callback}
+    images = make_images(pipe, pipeline.seed, [label], **settings)
+    film.save(images, [label])
+    film.save_film(pipe, images, [label], by_size=True)

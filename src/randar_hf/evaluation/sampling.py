@@ -26,6 +26,8 @@ from randar_hf.pipelines.loading import load_pipeline
 CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
 SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
 PARTIAL = ".partial"
+# By which a folder that holds the images or the model of another run is known.
+FILES_OF_RUNS = {"images", LABELS_FILE, ARRAY_FILE, "run.json", "model_index.json", "config.json"}
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
 LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
 MAX_WAIT = timedelta(days=2)  # for the slowest process, and for the array
@@ -39,6 +41,7 @@ def sample_images(
     batch_size: int = 32,
     seed: int = 0,
     num_inference_steps: int | None = None,
+    speculative_window: int | None = None,
     guidance_scale: float | None = None,
     guidance_schedule: str | None = None,
     guidance_power: float | None = None,
@@ -64,8 +67,8 @@ def sample_images(
         classes (`str`): `"balanced"`, one class after the other in turn, or `"random"`.
         batch_size (`int`): images that a process draws at once.
         seed (`int`): seed of all images, at least 0.
-        num_inference_steps, guidance_scale, guidance_schedule, guidance_power, temperature, top_k, top_p, order
-            (*optional*): as for the pipeline; by default what is stored with the model.
+        num_inference_steps, speculative_window, guidance_scale, guidance_schedule, guidance_power, temperature, top_k,
+            top_p, order (*optional*): as for the pipeline; by default what is stored with the model.
         dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
         device (`str`, *optional*): a torch device; by default what `accelerate` finds, one for each process.
         write_npz (`bool`): write all images into one array file at the end, as the ADM evaluator reads it.
@@ -79,6 +82,7 @@ def sample_images(
     """
     given = {
         "num_inference_steps": num_inference_steps,
+        "speculative_window": speculative_window,
         "guidance_scale": guidance_scale,
         "guidance_schedule": guidance_schedule,
         "guidance_power": guidance_power,
@@ -157,13 +161,16 @@ def _check_arguments(num_images: int, classes: str, seed: int, dtype: str, batch
 
 
 def _check_folder(folder: Path):
-    """Raise a `ValueError` for a folder that holds anything but the images of a run."""
+    """Raise a `ValueError` for a folder that holds another run; a log, or what a system leaves there, does no harm."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output_dir` must be a folder, got the file {str(folder)!r}.")
     if not folder.exists() or (folder / SETTINGS_FILE).is_file():
         return
-    if any(path.name != SETTINGS_FILE + PARTIAL for path in folder.iterdir()):
-        raise ValueError(f"`output_dir` {str(folder)!r} holds other files; choose a new or empty folder.")
+    others = [path.name for path in folder.iterdir() if path.name in FILES_OF_RUNS or path.suffix == ".parquet"]
+    if others:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} holds another run, with {', '.join(sorted(others))}; choose another folder."
+        )
 
 
 def _start_processes(device: str | None) -> PartialState:
@@ -185,14 +192,13 @@ def _start_processes(device: str | None) -> PartialState:
 def _resolve(pipe: DiffusionPipeline, given: dict[str, Any], labels: list[int]) -> dict[str, Any]:
     """The settings of generation, the stored ones filled in, and the size in pixels; raises what a call would."""
     pipe.check_components()
-    state = next(pipe.transformer.generation_steps(labels, generator=torch.Generator(), **given))
-    stored = pipe.transformer.generation_config
-    resolved = {name: getattr(stored, name) if value is None else value for name, value in given.items()}
+    plan = pipe.transformer.plan_generation(labels, **given)
+    resolved = {name: getattr(plan.settings, name) for name in given}
     height, width = (side * pipe.image_processor.config.vae_scale_factor for side in pipe.transformer.config.grid)
     return {
         **resolved,
-        "num_inference_steps": state.num_steps,
-        "do_sample": stored.do_sample,
+        "num_inference_steps": plan.num_steps,
+        "do_sample": plan.settings.do_sample,
         "height": height,
         "width": width,
     }
