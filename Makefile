@@ -12,7 +12,7 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test browser digits format lint clean
+.PHONY: demo test browser dist digits format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
@@ -22,6 +22,16 @@ test: $(STAMPS)/test
 
 browser: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
+# The wheel is tried where nothing of the checkout is: in an empty environment, from another folder.
+dist: $(STAMPS)/core
+	$(INSTALL) build
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	rm -rf build
+	empty=$$(mktemp -d) && trap 'rm -rf $$empty' EXIT && $(PYTHON) -m venv $$empty \
+	&& $$empty/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt dist/*.whl \
+	&& cd $$empty && bin/randar-hf generate 0 --output image.png && test -s image.png
 
 digits: $(STAMPS)/training
 	$(BIN)/python -m randar_hf.training.experiments.digits --output-dir runs/digits
