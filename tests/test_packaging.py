@@ -19,7 +19,7 @@ FOLDERS = {
 }
 MAY_IMPORT = {
     "pipelines": set(),
-    "training": {"pipelines"},
+    "training": {"pipelines", "evaluation"},
     "conversion": {"pipelines"},
     "evaluation": {"pipelines"},
     "space": {"pipelines"},
