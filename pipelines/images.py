@@ -8,6 +8,8 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
+from randar_hf.images import to_mask, to_rgb
+
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
 
@@ -65,7 +67,10 @@ def _read_part(name: str, part: Any, channels: int) -> torch.Tensor:
 def _channels_first(name: str, part: Any, channels: int) -> torch.Tensor:
     """A tensor whose last dimensions are (channels, H, W), if the shape fits."""
     if isinstance(part, Image.Image):
-        part = np.asarray(part.convert("RGB" if channels == 3 else "L"))
+        try:
+            part = np.asarray(to_rgb(part) if channels == 3 else to_mask(part))
+        except ValueError as error:
+            raise ValueError(f"`{name}` must have 8 or 16 bits, got one of the mode {part.mode}: {error}.") from error
     if isinstance(part, np.ndarray):
         if part.dtype.kind not in "buif":
             raise ValueError(f"`{name}` must hold floating point numbers in [0, 1] or uint8, got {part.dtype}.")

@@ -10,6 +10,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import AutocastKwargs, DataLoaderConfiguration, GradientAccumulationPlugin, LoggerType
 from torch.utils.data import DataLoader
 
+from .data.pixels import TooManyBadImages
 from .failures import TrainingError
 from .signals import outlive_signals
 
@@ -102,8 +103,10 @@ def endless_batches(loader, epoch: int = 0, batch: int = 0) -> Iterator[tuple[in
         try:
             for batch, content in enumerate(rest, start=batch):  # noqa: B020
                 yield epoch, batch, content
-        except OSError as error:
+        except (OSError, TooManyBadImages) as error:
             clear_frames(error.__traceback__)  # they hold worker processes, which would not end
             cause = str(error).splitlines()[-1]  # of a worker process it is a whole traceback
+            if isinstance(error, TooManyBadImages):
+                raise TrainingError(cause.rpartition(f"{TooManyBadImages.__name__}: ")[2]) from error
             raise TrainingError(f"`dataset`: a row cannot be read any more: {cause}") from error
         epoch, batch = epoch + 1, 0

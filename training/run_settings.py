@@ -28,6 +28,7 @@ FREE = PLACES | {
     "checkpointing_steps",
     "checkpoints_total_limit",
     "max_skipped_steps",
+    "max_bad_images",
     "report_to",
 }
 

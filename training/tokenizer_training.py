@@ -1,5 +1,6 @@
 """`randar-hf train-tokenizer`: a `diffusers.VQModel` trained to reproduce images."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,8 @@ from randar_hf.vq import decode, encode
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
-from .data.reading import load_rows, pixel_dataset
+from .data.pixels import BadImages, PixelRows
+from .data.reading import load_rows
 from .failures import explain_failures
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_output_dir, write_json
@@ -23,6 +25,9 @@ from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
 from .run_config import RunConfig
 from .validation import check_not_negative, check_positive
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -38,13 +43,14 @@ class TokenizerTrainingConfig(RunConfig):
     layers_per_block: int = field(default=1, metadata={"help": "residual blocks per level"})
     codebook_size: int = field(default=4096, metadata={"help": "number of different tokens"})
     code_dim: int = field(default=8, metadata={"help": "width of a codebook entry"})
+    max_bad_images: int = field(default=100, metadata={"help": "unreadable images that are skipped before it stops"})
     commitment_weight: float = field(default=1.0, metadata={"help": "weight of the codebook and commitment loss"})
     restart_steps: int = field(default=100, metadata={"help": "unused codes start over every so many steps"})
 
     def __post_init__(self):
         super().__post_init__()
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
-        check_not_negative(self, "commitment_weight")
+        check_not_negative(self, "commitment_weight", "max_bad_images")
         if not self.block_out_channels or min(self.block_out_channels) < 1:
             raise ValueError(f"`block_out_channels` must be one or more, each above 0, got {self.block_out_channels}")
         if self.codebook_size > 65_536:
@@ -84,7 +90,8 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     """Train a tokenizer and write it as a folder for `VQModel.from_pretrained`.
 
     Loss: absolute plus squared error of the pixels, plus the codebook and commitment loss of van den Oord et al.
-    2017, equation 3, as `diffusers` computes it. A run that is resumed ends with the same weights as one that was
+    2017, equation 3, as `diffusers` computes it. For an image that cannot be read the next one is taken, and
+    `skipped.jsonl` lists it. A run that is resumed ends with the same weights as one that was
     never stopped. The folder also holds `metrics.jsonl`, `run.json` and checkpoints.
 
     Returns:
@@ -100,19 +107,22 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     with hold_output_dir(accelerator, config) as folder:
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
-        train_loader, validation_loader = _loaders(config, accelerator.num_processes)
+        bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
+        train_loader, validation_loader = _loaders(config, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
             run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
             run.run(checkpoint)
             metrics = run.finish(validation_loader)
+            if accelerator.is_main_process and (count := len(bad.names())):
+                logger.warning("%d images could not be read; they are listed in %s", count, bad.file)
             accelerator.end_training()
     return metrics
 
 
-def _loaders(config: TokenizerTrainingConfig, num_processes: int):
+def _loaders(config: TokenizerTrainingConfig, bad: BadImages, num_processes: int):
     def loader(split, shuffle):
         rows = load_rows(config.dataset, split, config.dataset_config)
-        pixels = pixel_dataset(rows, config.image_column, config.image_size)
+        pixels = PixelRows(rows, config.image_column, config.image_size, bad)
         return make_loader(pixels, config.batch_size, config.num_workers, shuffle, num_processes)
 
     return loader(config.train_split, True), config.validation_split and loader(config.validation_split, False)

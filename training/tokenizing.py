@@ -87,6 +87,7 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
     source = (CodeRows if config.published_codes else ImageRows)(config, vqvae)
+    folder.check_classes(source.schema.label)
     folder.claim(accelerator, _settings(config, source), config.overwrite)
     recipe_file = folder.work / RECIPE_FILE
     if accelerator.is_main_process and not recipe_file.exists():

@@ -16,7 +16,7 @@ from randar_hf.orders import make_order
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import Checkpoint, last_checkpoint
 from .data.reading import load_rows
-from .data.token_files import load_tokenizer, token_columns, token_tensors
+from .data.token_files import check_validation_classes, label_names, load_tokenizer, token_columns, token_tensors
 from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
@@ -76,7 +76,10 @@ def _load_rows(config: TrainingConfig):
     """The token rows to train on, and those to validate on if there are such."""
     splits = (config.train_split, config.validation_split)
     rows = [split and load_rows(config.dataset, split, config.dataset_config) for split in splits]
-    return [split and token_columns(split, config.token_column, config.label_column) for split in rows]
+    rows = [split and token_columns(split, config.token_column, config.label_column) for split in rows]
+    if rows[1]:
+        check_validation_classes(rows[1], label_names(rows[0]))
+    return rows
 
 
 class Trainer(ResumableRun):

@@ -13,6 +13,9 @@ from .orders import check_fixed_order
 class ImageCausalLMMixin:
     """Prediction of image tokens, for models with a decoder `model` and a head `lm_head`."""
 
+    # `loss` is a mean over the batch, which transformers' `Trainer` divides by the steps of gradient accumulation.
+    accepts_loss_kwargs = False
+
     @can_return_tuple
     def forward(
         self,
@@ -33,7 +36,7 @@ class ImageCausalLMMixin:
             order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster places; raster
                 order by default.
             labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
-                `input_ids`; only with the default layout.
+                `input_ids`; -100 is ignored; only with the default layout.
             layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
             return_logits (`bool`): false to compute the loss in blocks of rows, without keeping the logits, which take
                 most of the memory of training with a large codebook; only with `labels`.

@@ -1,26 +1,8 @@
-"""Images of any kind to RGB, and their centred square as in ADM."""
+"""The centred square of an image, as in ADM."""
 
-import numpy as np
 from PIL import Image
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB.
-
-    16 bits are scaled to 8, palettes are looked up, CMYK is converted without a profile, and transparency is dropped:
-    what lies below it shows. The orientation that a camera noted is not applied.
-
-    Raises:
-        ValueError: the image holds floating point numbers, whose range nothing tells.
-    """
-    if image.mode == "F":
-        raise ValueError("pixels are floating point numbers")
-    if image.mode.startswith("I"):  # I;16 in its byte orders, or I where the file has 16 bits
-        levels = np.asarray(image).astype(np.int64).clip(0, 65_535)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+from .images import to_rgb
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 BLOCK_LOGITS = 2**23  # of one block: 512 rows of 16,384 codes, 128 MiB at the peak of its backward pass
+IGNORED = -100  # a target that no loss is computed for, by torch's convention
 
 
 def head_cross_entropy(
@@ -27,11 +28,13 @@ def head_cross_entropy(
     Args:
         head (`Callable`): maps states of shape (R, D) to logits of shape (R, V).
         hidden_states (`torch.Tensor` of shape (R, D)): states to predict from.
-        targets (`torch.LongTensor` of shape (R,)): the codes to predict.
+        targets (`torch.LongTensor` of shape (R,)): the codes to predict; -100 is ignored, as in
+            `nn.functional.cross_entropy`.
         vocab_size (`int`): V, at least 1.
 
     Returns:
-        `torch.Tensor`: a scalar in nats, float32; logarithms and sums are computed in float32 whatever the head gives.
+        `torch.Tensor`: a scalar in nats, float32, the mean over the targets that count; logarithms and sums are
+        computed in float32 whatever the head gives.
 
     Raises:
         ValueError: if there is not one target for each state.
@@ -45,12 +48,13 @@ def head_cross_entropy(
     def summed(states: torch.Tensor, codes: torch.LongTensor) -> torch.Tensor:
         return nn.functional.cross_entropy(head(states).float(), codes, reduction="sum")
 
+    count = (targets != IGNORED).sum()
     rows = max(1, BLOCK_LOGITS // vocab_size)
     if len(targets) <= rows:
-        return summed(hidden_states, targets) / len(targets)
+        return summed(hidden_states, targets) / count
     blocks = zip(hidden_states.split(rows), targets.split(rows))
     losses = [checkpoint(summed, states, codes, use_reentrant=False) for states, codes in blocks]
-    return torch.stack(losses).sum() / len(targets)
+    return torch.stack(losses).sum() / count
 
 
 __all__ = ["head_cross_entropy"]

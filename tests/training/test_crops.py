@@ -1,15 +1,13 @@
 """Which pixels a crop holds, and what pictures of other modes become."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from randar_hf.crops import centre_square, to_rgb
+from randar_hf.crops import centre_square
 from randar_hf.training.data.crops import centre_crop, cut_crops, square_size
-from randar_hf.training.data.reading import to_pixels
+from randar_hf.training.data.pixels import to_pixels
 
 
 def coordinates(width: int, height: int) -> np.ndarray:
@@ -69,57 +67,6 @@ def test_crops_lie_where_they_should():
         for (top, left), crop in zip(places, five):
             assert np.array_equal(crop, whole[top : top + 256, left : left + 256])
     assert [centre_crop(count) for count in (1, 2, 10)] == [0, 0, 4]
-
-
-def reopened(image: Image.Image, kind: str, **options) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return Image.open(file)
-
-
-def test_grey_is_the_same_in_all_channels():
-    for mode in ("1", "L", "LA"):
-        pixels = np.asarray(to_rgb(reopened(Image.new("L", (2, 2), 255).convert(mode), "PNG")))
-        assert pixels.shape == (2, 2, 3) and (pixels == 255).all()
-
-
-def test_sixteen_bits_are_scaled_not_clipped():
-    levels = np.array([[0, 255, 256], [32768, 65535, 1285]], dtype=np.uint16)
-    for kind in ("PNG", "TIFF"):
-        image = reopened(Image.fromarray(levels), kind)
-        assert image.mode.startswith("I")
-        assert np.asarray(to_rgb(image))[..., 1].tolist() == [[0, 1, 1], [128, 255, 5]]
-    assert np.asarray(to_rgb(Image.fromarray(levels.astype(np.int32))))[..., 0].tolist() == [[0, 1, 1], [128, 255, 5]]
-
-
-@pytest.mark.filterwarnings("error")
-def test_palettes_are_looked_up_and_transparency_is_dropped():
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([10, 20, 30, 200, 100, 50])
-    palette.putpixel((1, 0), 1)
-    for options in ({}, {"transparency": bytes([200, 100])}, {"transparency": 1}):
-        image = reopened(palette, "PNG", **options)
-        assert image.mode == "P" and np.asarray(to_rgb(image)).tolist() == [[[10, 20, 30], [200, 100, 50]]]
-    image = reopened(Image.new("RGBA", (1, 1), (1, 2, 3, 0)), "PNG")
-    assert np.asarray(to_rgb(image)).tolist() == [[[1, 2, 3]]]
-
-
-def test_cmyk():
-    image = reopened(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
-    red, green, blue = np.asarray(to_rgb(image))[4, 4].tolist()
-    assert image.mode == "CMYK" and red > 250 and green < 5 and blue < 5
-
-
-def test_floating_point_pixels_are_refused():
-    with pytest.raises(ValueError, match="floating point"):
-        to_rgb(Image.new("F", (2, 2)))
-
-
-def test_the_orientation_of_a_camera_is_left_alone():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    image = reopened(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
-    assert to_rgb(image).size == (30, 20)
 
 
 def test_pixels_span_minus_one_to_one():

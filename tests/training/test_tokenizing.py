@@ -14,7 +14,8 @@ from PIL import Image as PILImage
 from randar_hf import vq
 from randar_hf.training import TokenizingConfig, tokenize_images
 from randar_hf.training.data.crops import cut_crops, square_size
-from randar_hf.training.data.reading import load_rows, pixel_dataset, to_pixels
+from randar_hf.training.data.pixels import PixelRows, to_pixels
+from randar_hf.training.data.reading import load_rows
 from randar_hf.training.data.token_files import read_settings, token_dataset, tokenizer_hash
 
 
@@ -49,7 +50,7 @@ def test_rows_hold_the_tokens_and_labels_of_their_pictures(image_folder, tokeniz
     assert rows.features["label"] == ClassLabel(names=["across", "down"])
     vqvae = VQModel.from_pretrained(tokenizer_folder)
     pictures = load_rows(str(image_folder), "train")
-    pixels = torch.stack([row["pixels"] for row in pixel_dataset(pictures, "image", 16)])
+    pixels = torch.stack([row["pixels"] for row in PixelRows(pictures, "image", 16)])
     loaded = token_dataset(rows, "tokens", "label")[:]
     assert torch.equal(loaded["tokens"], vq.encode(vqvae, pixels).flatten(1))
     assert loaded["label"].tolist() == pictures["label"][:]
@@ -240,7 +241,7 @@ def test_pictures_of_any_mode(tokenize, tmp_path):
 def test_bad_input_is_named(image_folder, tokenizer_folder, tokenize, tmp_path):
     with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
         tokenize(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="`tokenizer`: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`tokenizer` must be .*nowhere"):
         tokenize(image_folder, tokenizer=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="`label_column`: there is no column 'class'; the columns are image, label"):
         tokenize(image_folder, label_column="class")

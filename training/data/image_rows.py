@@ -2,21 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 
-import fsspec
 import numpy as np
 import torch
-from datasets import ClassLabel, Image, IterableDataset, Value
+from datasets import IterableDataset
 from diffusers import VQModel
-from PIL import Image as PILImage
 
 from randar_hf.crops import centre_square
 from randar_hf.vq import downsampling, encode_images
 
 from .crops import AUGMENTATIONS, cut_crops, square_size
-from .reading import check_column, class_feature, class_folders, load_rows
+from .pixels import image_content, read_image
+from .reading import class_feature, load_rows, number_texts, undecoded
 from .token_files import token_settings
 from .token_writer import TokenSchema
 
@@ -46,12 +43,20 @@ class ImageRows:
 
     def __init__(self, config, vqvae: VQModel):
         self.config, self.vqvae = config, vqvae
-        rows = load_rows(config.dataset, config.split, config.dataset_config, streaming=config.streaming)
+        rows = load_rows(
+            config.dataset,
+            config.split,
+            config.dataset_config,
+            streaming=config.streaming,
+            label_column=config.label_column,
+        )
         self.streamed = isinstance(rows, IterableDataset)
         if rows.features is None:
             raise ValueError("`streaming`: the data set does not tell its columns before it is read; do not stream it")
-        label, self.renumbered = _classes(rows, config.label_column, config.dataset)
-        self.rows = _undecoded(rows, config.image_column, config.label_column)
+        label = class_feature(rows, config.label_column)
+        if label is None:
+            label = number_texts(config.dataset, config.dataset_config, config.label_column)
+        self.rows = undecoded(rows, config.image_column, config.label_column, "__key__")
         self.image_size = config.image_size or vqvae.config.sample_size
         if self.image_size % downsampling(vqvae):
             raise ValueError(f"`image_size` must be a multiple of {downsampling(vqvae)}, got {self.image_size}")
@@ -87,11 +92,8 @@ class ImageRows:
             first = part * self.config.rows_per_file
             rows = self.rows.select(range(first + start, first + self.part_length(part)))
         for row in rows:
-            content = path = row[self.config.image_column]
-            if isinstance(content, dict):
-                path = content.get("path")
-                content = path if content["bytes"] is None else content["bytes"]
-            identifier = row.get("__key__") or (path if isinstance(path, str) else None)
+            content, path = image_content(row[self.config.image_column])
+            identifier = row.get("__key__") or path
             yield SourceRow(content, row[self.config.label_column], identifier)
 
     def load(self, row: SourceRow) -> tuple[int, np.ndarray]:
@@ -100,20 +102,9 @@ class ImageRows:
         Raises:
             Exception: of any kind if the image cannot be read.
         """
-        content = row.content
-        if content is None:
-            raise ValueError("there is no image")
-        if isinstance(content, str):
-            with fsspec.open(content, "rb") as file:
-                content = file.read()
-        with PILImage.open(BytesIO(content)) as image:
-            square = centre_square(image, square_size(self.config.augmentation, self.image_size))
-        return self._number(row.label), np.asarray(square)
-
-    def _number(self, label) -> int:
-        if isinstance(label, str):
-            return self.schema.label.str2int(label)
-        return self.renumbered.get(label, label)
+        square = centre_square(read_image(row.content), square_size(self.config.augmentation, self.image_size))
+        label = self.schema.label.str2int(row.label) if isinstance(row.label, str) else row.label
+        return label, np.asarray(square)
 
     def encode(self, squares: list[np.ndarray]) -> np.ndarray:
         """Tokens (B, A, N) of squares."""
@@ -121,27 +112,3 @@ class ImageRows:
         crops = cut_crops(pixels, self.image_size, self.config.augmentation)
         tokens = [encode_images(self.vqvae, crop.float() / 127.5 - 1).flatten(1) for crop in crops]  # (B, N) each
         return torch.stack(tokens, dim=1).cpu().numpy()
-
-
-def _classes(rows, column: str, dataset: str) -> tuple[ClassLabel | Value, dict[int, int]]:
-    """The feature of the labels, and the new number of every class that empty folders move."""
-    label = class_feature(rows, column)
-    folder = Path(dataset).expanduser()
-    if isinstance(rows.features[column], ClassLabel) and folder.is_dir():
-        names = class_folders(folder)
-        if set(label.names) < set(names):
-            return ClassLabel(names=names), {old: names.index(name) for old, name in enumerate(label.names)}
-    return label, {}
-
-
-def _undecoded(rows, image_column: str, label_column: str):
-    """The columns that are needed, with images as bytes or paths."""
-    check_column(rows, "image_column", image_column)
-    feature = rows.features[image_column]
-    rows = rows.select_columns([name for name in (image_column, label_column, "__key__") if name in rows.column_names])
-    if isinstance(feature, Image):
-        return rows.cast_column(image_column, Image(decode=False))
-    is_struct = isinstance(feature, dict) and "bytes" in feature
-    if not is_struct and not (isinstance(feature, Value) and ("binary" in feature.dtype or "string" in feature.dtype)):
-        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images")
-    return rows

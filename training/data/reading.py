@@ -1,13 +1,10 @@
 """Reading rows: a data set's Hub name, folders or files of images, with one set of error messages."""
 
+import glob
 import json
 import os
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow
-import torch
 from datasets import (
     ClassLabel,
     Dataset,
@@ -15,18 +12,20 @@ from datasets import (
     Image,
     IterableDataset,
     Value,
+    get_dataset_split_names,
     load_dataset,
     load_from_disk,
 )
-from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from PIL import Image as PILImage
 
 from randar_hf.checks import is_path
-from randar_hf.crops import centre_square
+
+from .archives import archive_splits
+from .image_folders import is_image_name, load_image_folder, slice_rows, split_folders, walk
 
 
-SPLIT_FOLDERS = {word for words in SPLIT_KEYWORDS.values() for word in words}
+KINDS = {".parquet": "parquet", ".tar": "webdataset"}
+PACKED = (".zip", ".tgz", ".gz", ".7z", ".rar")
 
 
 class MissingDataError(FileNotFoundError, ValueError):
@@ -39,6 +38,7 @@ def load_rows(
     dataset_config: str | None = None,
     argument: str = "dataset",
     streaming: bool = False,
+    label_column: str | None = None,
 ) -> Dataset | IterableDataset:
     """Load one split of a data set.
 
@@ -50,6 +50,7 @@ def load_rows(
         dataset_config: name of a configuration of a data set on the Hub.
         argument: what the caller calls `dataset`, for messages.
         streaming: read the rows one after another, without preparing or downloading the data set before.
+        label_column: a column that a folder of images must have.
 
     Returns:
         The rows, memory-mapped, or an `IterableDataset` for `streaming`.
@@ -62,10 +63,11 @@ def load_rows(
     try:
         if path.is_dir():
             _check_complete(path, split, argument)
-            return _load_folder(path, split, streaming)
+            return _load_folder(path, split, streaming, label_column)
         if path.is_file() or "*" in dataset:
-            kind = "webdataset" if path.suffix == ".tar" else "parquet"
-            return load_dataset(kind, data_files=os.path.expanduser(dataset), split=split, streaming=streaming)
+            pattern = glob.escape(str(path)) if path.is_file() else os.path.expanduser(dataset)
+            kind = KINDS.get(path.suffix, "parquet")
+            return load_dataset(kind, data_files=pattern, split=split, streaming=streaming)
         if is_path(dataset) or dataset.endswith((".parquet", ".tar")):
             raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split, streaming=streaming)
@@ -80,35 +82,68 @@ def load_rows(
         raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {reason}") from error
 
 
-def _load_folder(path: Path, split: str, streaming: bool) -> Dataset | IterableDataset:
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        saved = load_from_disk(str(path))
-        splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
-        if split not in splits:
+def _load_folder(path: Path, split: str, streaming: bool, label_column: str | None) -> Dataset | IterableDataset:
+    if _is_saved(path):
+        splits = _load_saved(path)
+        if split_name(split) not in splits:
             raise ValueError(f"its splits are {', '.join(splits)}")
-        return splits[split]
-    suffixes = {file.suffix for file in path.rglob("*") if not is_hidden(file, path)}
-    if ".parquet" in suffixes or ".tar" in suffixes:
-        kind = "parquet" if ".parquet" in suffixes else "webdataset"
-        return load_dataset(kind, data_dir=str(path), split=split, streaming=streaming)
-    drop_labels = False if class_folders(path) else None  # keep the label of a lone class too
-    return load_dataset("imagefolder", data_dir=str(path), split=split, streaming=streaming, drop_labels=drop_labels)
+        return slice_rows(splits[split_name(split)], split)
+    archives = _archives(path)
+    if not archives:
+        return load_image_folder(path, split, label_column)
+    splits = archive_splits(path, archives)
+    if split_name(split) not in splits:
+        raise ValueError(f"its splits are {', '.join(splits)}")
+    files = [glob.escape(str(file)) for file in splits[split_name(split)]]
+    kind = KINDS[archives[0].suffix]
+    return load_dataset(kind, data_files={split_name(split): files}, split=split, streaming=streaming)
+
+
+def split_names(dataset: str, dataset_config: str | None = None) -> list[str]:
+    """The splits of a data set that `load_rows` loads; a lone file or pattern is the split `"train"`."""
+    path = Path(dataset).expanduser()
+    if not path.is_dir():
+        is_file = path.is_file() or "*" in dataset
+        return ["train"] if is_file else get_dataset_split_names(dataset, dataset_config)
+    if _is_saved(path):
+        return list(_load_saved(path))
+    archives = _archives(path)
+    return list(archive_splits(path, archives) if archives else split_folders(path))
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _load_saved(path: Path) -> DatasetDict:
+    saved = load_from_disk(str(path))
+    return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
+
+
+def _archives(path: Path) -> list[Path]:
+    """The files of rows in a folder, all of them parquet files or all tars; none in a folder of images.
+
+    Raises:
+        ValueError: files of several kinds lie in it.
+    """
+    kinds = {}
+    for file in walk(path):
+        kind = file.suffix if file.suffix in KINDS or file.suffix in PACKED else "images" * is_image_name(file)
+        if not file.name.startswith("metadata."):
+            kinds.setdefault(kind, []).append(file)
+    kinds.pop("", None)
+    packed = [kind for kind in kinds if kind in PACKED]
+    if packed:
+        raise ValueError(f"it holds {str(kinds[packed[0]][0])!r}, which is not read; unpack it, or move it elsewhere")
+    if len(kinds) > 1:
+        first, second = (files[0] for files in list(kinds.values())[:2])
+        raise ValueError(f"it holds {str(first)!r} beside {str(second)!r}; move those that are not meant elsewhere")
+    return [] if "images" in kinds or not kinds else next(iter(kinds.values()))
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
     """Whether a file lies below a name that begins with a dot, seen from `folder`."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
-def class_folders(path: Path) -> list[str]:
-    """Sorted names of the classes of a folder of images, empty ones included; none where the images lie loose.
-
-    The classes are the sub-folders of `train`, `validation` and other splits, or those of `path` if it has no splits.
-    """
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder, path)]
-    if splits := [folder for folder in folders if folder.name in SPLIT_FOLDERS]:
-        folders = [folder for split in splits for folder in split.iterdir() if folder.is_dir()]
-    return sorted({folder.name for folder in folders if not folder.name.startswith(".")})
 
 
 def split_name(split: str) -> str:
@@ -135,8 +170,8 @@ def check_column(rows: Dataset, argument: str, column: str) -> None:
         )
 
 
-def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | Value:
-    """What the labels of a column are as numbers: a `ClassLabel`, of sorted names for texts, or numbers as they are.
+def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | Value | None:
+    """What the labels of a column are as numbers: a `ClassLabel`, or numbers as they are; None for texts.
 
     Raises:
         ValueError: the column is not there, or holds something else, or texts that are streamed.
@@ -155,10 +190,7 @@ def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | 
         raise ValueError(
             f"`label_column`: {column!r} holds texts, and all of them must be known to number them; do not stream them"
         )
-    names = rows.unique(column)
-    if None in names:
-        raise ValueError(f"`label_column`: {column!r} lacks the label of a row")
-    return ClassLabel(names=sorted(names))
+    return None
 
 
 def is_whole(feature) -> bool:
@@ -166,28 +198,34 @@ def is_whole(feature) -> bool:
     return isinstance(feature, Value) and "int" in feature.dtype
 
 
-def to_pixels(image: PILImage.Image, size: int) -> torch.Tensor:
-    """The centred square of an image, `size` pixels a side, as (3, size, size) in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(centre_square(image, size))).permute(2, 0, 1)  # (3, size, size) uint8
-    return pixels.float() / 127.5 - 1
+def number_texts(dataset: str, dataset_config: str | None, column: str) -> ClassLabel:
+    """The numbers of labels that are texts, the same for all splits of a data set: sorted by name.
+
+    Raises:
+        ValueError: a row has no label, or a split has no such column.
+    """
+    names = set()
+    for split in split_names(dataset, dataset_config):
+        rows = load_rows(dataset, split, dataset_config)
+        check_column(rows, "label_column", column)
+        names |= set(rows.unique(column))
+    if None in names:
+        raise ValueError(f"`label_column` must have a label in every row, got none in a row of {column!r}")
+    return ClassLabel(names=sorted(names))
 
 
-def _pixel_rows(rows: dict, image_column: str, size: int) -> dict:
-    return {"pixels": [to_pixels(image, size) for image in rows[image_column]]}
-
-
-def pixel_dataset(rows: Dataset, image_column: str, size: int) -> Dataset:
-    """Rows whose only entry is `pixels`, (3, size, size) in [-1, 1], made when a row is read.
+def undecoded(rows: Dataset | IterableDataset, image_column: str, *others: str):
+    """The columns that are needed, with images as bytes or paths.
 
     Raises:
         ValueError: the column is not there or holds no images.
     """
     check_column(rows, "image_column", image_column)
-    images = rows.select_columns([image_column])
-    if not isinstance(rows.features[image_column], Image):
-        try:
-            images = images.cast_column(image_column, Image())
-        except (TypeError, ValueError, pyarrow.ArrowException) as error:
-            feature = rows.features[image_column]
-            raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images") from error
-    return images.with_transform(partial(_pixel_rows, image_column=image_column, size=size))
+    feature = rows.features[image_column]
+    rows = rows.select_columns([name for name in (image_column, *others) if name in rows.column_names])
+    if isinstance(feature, Image):
+        return rows.cast_column(image_column, Image(decode=False))
+    is_struct = isinstance(feature, dict) and "bytes" in feature
+    if not is_struct and not (isinstance(feature, Value) and ("binary" in feature.dtype or "string" in feature.dtype)):
+        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images")
+    return rows

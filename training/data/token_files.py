@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,28 @@ def label_names(rows: Dataset) -> list[str]:
     if labels.min() < 0:
         raise ValueError(f"`label_column` must hold labels that start at 0, got {labels.min()}")
     return [str(label) for label in range(labels.max() + 1)]
+
+
+def check_same_classes(names: list[str], known: list[str], place: str) -> None:
+    """Raise a `ValueError` that tells the first difference if classes are not numbered as those in another place."""
+    if names == known:
+        return
+    pairs = enumerate(zip_longest(names, known))
+    index, (given, right) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+    raise ValueError(
+        f"`label_column` must number classes as {place} does: class {index} is {right!r} there, got {given!r} "
+        f"({len(known)} and {len(names)} classes)"
+    )
+
+
+def check_validation_classes(rows: Dataset, names: list[str]) -> None:
+    """Raise a `ValueError` if rows of `token_columns` have other classes than those that are trained on."""
+    if isinstance(rows.features["label"], ClassLabel):
+        check_same_classes(label_names(rows), names, "the training split")
+    elif (count := len(label_names(rows))) > len(names):
+        raise ValueError(
+            f"`label_column` must hold labels below {len(names)} in the validation split, got {count - 1}"
+        )
 
 
 class TokenCrops(torch.utils.data.Dataset):

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Features, List, Value
 
 from ..outputs import write_json
 from .reading import work_folder
-from .token_files import SETTINGS_KEY, TokenSettings
+from .token_files import SETTINGS_KEY, TokenSettings, check_same_classes
 
 
 ENDS_PART_KEY = b"randar_hf_ends_part"
@@ -99,6 +99,15 @@ class TokenFolder:
             self.work.mkdir(parents=True)
             write_json(self.state_file, {"settings": settings, "finished": False})
         accelerator.wait_for_everyone()
+
+    def check_classes(self, label: ClassLabel | Value) -> None:
+        """Raise a `ValueError` if another split that lies here numbers its classes in another way."""
+        for file in sorted(self.output_dir.glob("*.parquet")):
+            if file in self._finished_files() or SETTINGS_KEY not in (pq.read_schema(file).metadata or {}):
+                continue
+            other = Features.from_arrow_schema(pq.read_schema(file)).get("label")
+            if isinstance(label, ClassLabel) and isinstance(other, ClassLabel):
+                check_same_classes(label.names, other.names, repr(str(file)))
 
     def next_row(self, part: int) -> int | None:
         """The first row of a part that no file stands for; None where the whole part is done."""

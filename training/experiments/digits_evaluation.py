@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from randar_hf import RandARForCausalLM, RARForCausalLM, demo_checkpoint, pipelines, vq
 from randar_hf.orders import make_order
 
-from ..data.reading import to_pixels
+from ..data.pixels import to_pixels
 from ..outputs import write_json
 from ..validation import check_positive
 from .digits_data import DIGIT_NAMES, image_to_scan, scan_to_image, split_scans

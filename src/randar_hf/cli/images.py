@@ -41,16 +41,16 @@ def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = SHEET_S
 
 def read_image(option: str, path: str) -> "Image":
     """An image from a file; raises an error that names the option if there is none."""
-    from PIL import Image
+    from randar_hf.images import open_image
 
     try:
         if not Path(path).is_file():
             raise FileNotFoundError(f"`{option}` must be an image, found no file {path!r}.")
-        return Image.open(path).convert("L" if option == "mask" else "RGB")
+        return open_image(path, mask=option == "mask")
     except FileNotFoundError:
         raise
-    except Exception as error:  # what decoders raise for damaged files differs by format
-        raise ValueError(f"`{option}` {path!r} is no image that can be read: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"`{option}` must be an image that can be read: {error}") from error
 
 
 def read_labels(words: list[str], id2label: dict[int, str]) -> list[int | str]:

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from randar_hf.checks import is_int
 from randar_hf.crops import centre_square
+from randar_hf.images import open_image
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -177,7 +178,7 @@ def _open_folder(argument: str, path: Path, crop: int | None, sampled: bool) -> 
         argument=argument,
         sha256=hash_files(files, base),
         count=len(files),
-        read=lambda index: Image.open(files[index]),
+        read=lambda index: open_image(files[index]),
         labels=labels,
         class_names=class_names,
         settings=settings,

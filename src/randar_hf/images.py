@@ -1,0 +1,105 @@
+"""The one way of images into the product: files and PIL images of any kind, as the 8-bit pixels that viewers show."""
+
+import os
+import stat
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+MAX_FILE_BYTES = 2**30
+LEVELS = 65_535  # of 16 bits
+
+
+def open_image(source: str | os.PathLike | bytes, mask: bool = False) -> Image.Image:
+    """
+    Read an image file, whatever its suffix.
+
+    Args:
+        source (path or `bytes`): the file, or what it holds.
+        mask (`bool`): whether it is a mask, for [`to_mask`] instead of [`to_rgb`].
+
+    Returns:
+        `PIL.Image.Image`: loaded, of the mode RGB, or L for a mask; of an animation the first frame.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no regular file, larger than 1 GiB, damaged, in no format that Pillow reads by itself, or
+            of too many pixels for memory.
+    """
+    try:
+        content = source if isinstance(source, bytes) else _read_file(Path(source).expanduser())
+        with Image.open(BytesIO(content), formats=_formats()) as image:
+            return to_mask(image) if mask else to_rgb(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the readers of formats raise errors of many kinds
+        name = "the image" if isinstance(source, bytes) else repr(os.fspath(source))
+        raise ValueError(f"{name} cannot be read: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """
+    An image of any mode as upright 8-bit RGB.
+
+    The orientation that a camera noted is applied, 16 bits are scaled to 8, palettes are looked up, transparency is
+    composed on white, and CMYK is converted without a profile.
+
+    Raises:
+        ValueError: for floating point pixels, whose range nothing tells, and for integers beyond 16 bits.
+    """
+    return _flatten(image, "white").convert("RGB")
+
+
+def to_mask(image: Image.Image) -> Image.Image:
+    """
+    A mask of any mode as upright 8-bit grey, white where it covers; what is transparent is black.
+
+    Raises:
+        ValueError: as [`to_rgb`].
+    """
+    return _flatten(image, "black").convert("L")
+
+
+def _flatten(image: Image.Image, ground: str) -> Image.Image:
+    """The image upright, of at most 8 bits, composed on a ground where it is transparent."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point numbers, whose range nothing tells; give 8 or 16 bits")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16 in its byte orders, or I where a file has 16 bits
+        image = _from_levels(np.asarray(image).astype(np.int64), image.info.get("transparency"))
+    if not image.has_transparency_data:
+        return image
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+
+
+def _from_levels(levels: np.ndarray, transparent: int | None) -> Image.Image:
+    """Levels (H, W) of 16 bits as 8-bit grey, of which one may be transparent."""
+    if levels.min() < 0 or levels.max() > LEVELS:
+        raise ValueError(f"its pixels go from {levels.min()} to {levels.max()}, which 16 bits do not hold")
+    grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of a regular file of bounded size."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"it has {status.st_size} bytes, more than 1 GiB")
+    return path.read_bytes()
+
+
+def _formats() -> list[str]:
+    """What Pillow reads, without formats for which it starts another program."""
+    Image.init()
+    return sorted(set(Image.OPEN) - {"EPS"})
+
+
+__all__ = ["open_image", "to_mask", "to_rgb"]

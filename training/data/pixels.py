@@ -1,0 +1,128 @@
+"""Images of rows as pixels, and the list of those that cannot be read."""
+
+import json
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from randar_hf.crops import centre_square
+from randar_hf.images import open_image
+
+from .reading import undecoded
+
+
+HUB = "hf://"  # what `datasets` streams from
+
+
+class TooManyBadImages(ValueError):
+    """More images cannot be read than are allowed."""
+
+
+def image_content(value) -> tuple[bytes | str | None, str | None]:
+    """The bytes or the path in an undecoded cell of images, and the path if there is one."""
+    if isinstance(value, dict):
+        content, path = value["bytes"], value.get("path")
+        return (path if content is None else content), path
+    return value, (value if isinstance(value, str) else None)
+
+
+def read_image(content: bytes | str | None) -> Image.Image:
+    """The image in a cell, as upright 8-bit RGB. Of addresses, only the Hub's own are read.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+        FileNotFoundError: the file is not there.
+    """
+    if content is None:
+        raise ValueError("there is no image")
+    if isinstance(content, str) and "://" in content:
+        if not content.rpartition("::")[2].startswith(HUB):
+            raise ValueError(f"{content!r} is an address, not a file; it is not read")
+        with fsspec.open(content, "rb") as file:
+            content = file.read()
+    return open_image(content)
+
+
+def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """The centred square of an image, `size` pixels a side, as (3, size, size) in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(centre_square(image, size))).permute(2, 0, 1)  # (3, size, size) uint8
+    return pixels.float() / 127.5 - 1
+
+
+class BadImages:
+    """The images of a run that cannot be read: listed once each, in a file that processes share, up to a limit.
+
+    Args:
+        file: of JSON lines, which need not exist.
+        limit: how many may be listed.
+    """
+
+    def __init__(self, file: Path, limit: int):
+        self.file, self.limit = file, limit
+
+    def names(self) -> list[str]:
+        """What is listed."""
+        if not self.file.is_file():
+            return []
+        return list(dict.fromkeys(json.loads(line)["id"] for line in self.file.read_text().splitlines()))
+
+    def add(self, name: str, error: Exception) -> None:
+        """List an image.
+
+        Raises:
+            TooManyBadImages: the list is longer than allowed.
+        """
+        reason = " ".join(str(error).split())
+        listed = self.names()
+        if name not in listed:
+            listed.append(name)
+            with open(self.file, "a") as file:
+                file.write(json.dumps({"id": name, "reason": f"{type(error).__name__}: {reason}"}) + "\n")
+        if len(listed) > self.limit:
+            raise TooManyBadImages(
+                f"`max_bad_images` is {self.limit}, but {len(listed)} images cannot be read, the last one ({name}) "
+                f"because {reason}; they are listed in {self.file}"
+            )
+
+
+class PixelRows(torch.utils.data.Dataset):
+    """Images as `pixels`, (3, size, size) in [-1, 1]; for one that cannot be read the next one that can.
+
+    Args:
+        rows: a data set.
+        image_column: column of its images.
+        size: pixels per side.
+        bad: where to list those that cannot be read; None to raise their errors.
+
+    Raises:
+        ValueError: the column is not there or holds no images.
+    """
+
+    def __init__(self, rows: Dataset, image_column: str, size: int, bad: BadImages | None = None):
+        self.rows, self.column = undecoded(rows, image_column), image_column
+        self.size, self.bad = size, bad
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """The pixels of a row.
+
+        Raises:
+            TooManyBadImages: more images cannot be read than are allowed, or none can.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for number in (*range(index, len(self)), *range(index)):
+            content, path = image_content(self.rows[number][self.column])
+            try:
+                return {"pixels": to_pixels(read_image(content), self.size)}
+            except (ValueError, OSError) as error:
+                if self.bad is None:
+                    raise
+                self.bad.add(path or f"row {number}", error)
+        raise TooManyBadImages(f"`dataset` must hold an image that can be read, got none; see {self.bad.file}")
