@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from randar_hf.evaluation.correspondence import draw_matches, match_points, measure_correspondence, read_pairs
@@ -21,33 +20,8 @@ def colours(images):
     return torch.cat([maps, 1 - maps], dim=1)
 
 
-def write_pair(folder, number, source, target, source_points, target_points, box, category="cat"):
-    """One pair as the data set's files hold it."""
-    images, pairs = folder / "JPEGImages" / category, folder / "PairAnnotation" / "test"
-    images.mkdir(parents=True, exist_ok=True)
-    pairs.mkdir(parents=True, exist_ok=True)
-    names = [f"2008_{number:06}.png", f"2009_{number:06}.png"]
-    for name, pixels in zip(names, (source, target), strict=True):
-        Image.fromarray(pixels).save(images / name)
-    annotation = {
-        "src_imname": names[0],
-        "trg_imname": names[1],
-        "category": category,
-        "src_kps": source_points,
-        "trg_kps": target_points,
-        "src_bndbox": box,
-        "trg_bndbox": box,
-    }
-    (pairs / f"{number:06}-{names[0][:-4]}-{names[1][:-4]}:{category}.json").write_text(json.dumps(annotation))
-
-
-def noise(seed=0):
-    cells = np.random.default_rng(seed).integers(0, 255, (SIZE // CELL, SIZE // CELL, 3)).astype(np.uint8)
-    return cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
-
-
 @pytest.fixture
-def spair(tmp_path):
+def spair(tmp_path, write_pair, noise):
     """Two pairs of noise: one shifted by three cells to the right and two down, one as it is."""
     shift = (3 * CELL, 2 * CELL)
     points = [[18, 14], [22, 30], [38, 42], [14, 38]]  # x, y, at the centres of cells

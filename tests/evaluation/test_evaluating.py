@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from randar_hf.evaluation import InceptionFeatures, frechet_distance, inception_score, precision_recall
 from randar_hf.evaluation.evaluating import evaluate_images
@@ -195,25 +194,12 @@ def test_a_crop_makes_any_images_squares_of_a_size(make_images, tmp_path):
         open_images("reference", tmp_path / "mixed", crop=0)
 
 
-@pytest.fixture
-def vit(tmp_path):
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
-    )
-    processor = ViTImageProcessor(size={"height": 8, "width": 8})
-    for name, model in (("plain", ViTModel(config)), ("classifier", ViTForImageClassification(config))):
-        model.save_pretrained(tmp_path / name)
-        processor.save_pretrained(tmp_path / name)
-    return tmp_path
-
-
 def test_a_vision_model_takes_the_networks_place(vit, make_images):
     images = open_images("samples", make_images("samples", 5))
     plain, classifier = (VisionModelFeatures.from_pretrained(str(vit / name)) for name in ("plain", "classifier"))
     assert plain(images.batch(range(5))).pool.shape == (5, 16)
     outputs = classifier(images.batch(range(5)))
-    assert outputs.pool.shape == (5, 16) and outputs.logits.shape == (5, 2)
+    assert outputs.pool.shape == (5, 16) and outputs.logits.shape == (5, 3)
     assert "'height': 8" in plain.resize_rule and plain.sha256 != classifier.sha256
     with pytest.raises(ValueError, match="`features` must be the folder or Hub name of a vision model"):
         VisionModelFeatures.from_pretrained(str(vit / "nothing"))

@@ -149,5 +149,5 @@ def test_wrong_classification_is_one_sentence_and_writes_nothing(pipe, make_imag
         classify_images(RARPipeline(rar, vqvae), images, tmp_path / "out")
     images.class_names[0] = "nothing"
     with pytest.raises(ValueError, match="must name its classes as the model does, which has no 'nothing'"):
-        class_ids(images, pipe.id2label)
+        class_ids(images, pipe.id2label, 5)
     assert not (tmp_path / "out").exists()

@@ -11,14 +11,20 @@ from randar_hf import __version__
 
 from . import (
     bench,
+    classify,
     convert,
+    correspondence,
     demo,
+    evaluate,
+    evaluate_inpainting,
     extrapolate,
     generate,
     inpaint,
     outpaint,
+    probe,
     sample,
     space,
+    sweep,
     tokenize,
     train,
     train_tokenizer,
@@ -36,8 +42,19 @@ COMMANDS = {
         space.space,
     ),
     "Training": (train_tokenizer.train_tokenizer, tokenize.tokenize, train.train),
-    "Models": (convert.convert, sample.sample, bench.bench),
+    "Models": (convert.convert, bench.bench),
+    "Evaluation": (
+        sample.sample,
+        evaluate.evaluate,
+        sweep.sweep,
+        probe.probe,
+        correspondence.correspondence,
+        classify.classify,
+        evaluate_inpainting.evaluate_inpainting,
+    ),
 }
+
+EVALUATION = {function.__name__.replace("_", "-") for function in COMMANDS["Evaluation"]}
 
 app = typer.Typer(name="randar-hf", no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -63,7 +80,8 @@ def _answering_errors(name: str, function: Callable) -> Callable:
         try:
             function(**values)
         except ModuleNotFoundError as error:
-            hint = "pip install 'randar-hf[training]' brings it, in a checkout pip install '.[training]'"
+            extra = "evaluation" if name in EVALUATION else "training"
+            hint = f"pip install 'randar-hf[{extra}]' brings it, in a checkout pip install '.[{extra}]'"
             _fail(f"{name}: error: {error.name} is missing: {hint}.", 2)
         except (ValueError, TypeError, OSError) as error:
             _fail(f"{name}: error: {error}", 2)

@@ -49,6 +49,8 @@ def sample_images(
     top_k: int | None = None,
     top_p: float | None = None,
     order: str | None = None,
+    spatial_guidance_scale: float | None = None,
+    spatial_dropout: float | None = None,
     dtype: str = "float32",
     device: str | None = None,
     write_npz: bool = True,
@@ -69,6 +71,7 @@ def sample_images(
         seed (`int`): seed of all images, at least 0.
         num_inference_steps, speculative_window, guidance_scale, guidance_schedule, guidance_power, temperature, top_k,
             top_p, order (*optional*): as for the pipeline; by default what is stored with the model.
+        spatial_guidance_scale, spatial_dropout (`float`, *optional*): spatial contextual guidance, for RandAR alone.
         dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
         device (`str`, *optional*): a torch device; by default what `accelerate` finds, one for each process.
         write_npz (`bool`): write all images into one array file at the end, as the ADM evaluator reads it.
@@ -91,11 +94,13 @@ def sample_images(
         "top_p": top_p,
         "order": order,
     }
+    spatial = {"spatial_guidance_scale": spatial_guidance_scale, "spatial_dropout": spatial_dropout}
+    given |= {name: value for name, value in spatial.items() if value is not None}
     request = {"num_images": num_images, "classes": classes, "seed": seed, "dtype": dtype}
     _check_arguments(**request, batch_size=batch_size, order=order)
     folder = check_path("output_dir", output_dir)
     _check_folder(folder)
-    state = _start_processes(device)
+    state = start_processes(device)
     device = state.device if device is None else torch.device(device)
     source = demo_checkpoint() if model is None else os.fspath(model)
     pipe = load_pipeline("model", source, "RandARPipeline", getattr(torch, dtype))
@@ -119,6 +124,14 @@ def sample_images(
         _write_array(folder / ARRAY_FILE, paths, labels, settings["height"], settings["width"])
     state.wait_for_everyone()  # a launcher stops all processes as soon as one of them ends badly
     return folder
+
+
+def is_pipeline(source: str | os.PathLike) -> bool:
+    """Whether a name is that of a pipeline: a folder with its index, or a name on the Hub rather than a path."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return (path / "model_index.json").is_file()
+    return path.suffix != ".npz" and not path.is_absolute() and str(source).count("/") == 1 and str(source)[0] != "."
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -173,7 +186,7 @@ def _check_folder(folder: Path):
         )
 
 
-def _start_processes(device: str | None) -> PartialState:
+def start_processes(device: str | None) -> PartialState:
     """What `accelerate` knows of the processes and of their devices; it connects those on a CPU only if told so."""
     if device is not None:
         check_device(device)

@@ -18,23 +18,23 @@ from .model_features import encode_pixels
 from .probe import check_labels
 
 
-def class_ids(images: ImageSet, id2label: dict[int, str]) -> np.ndarray:
+def class_ids(images: ImageSet, id2label: dict[int, str], num_classes: int) -> np.ndarray:
     """
     The model's class (n,) of each image: by name where both name their classes, else the number itself.
 
     Raises:
-        ValueError: if images have no classes, or only some of their names are the model's.
+        ValueError: if images have no classes, only some of their names are the model's, or a class is none of its
+            `num_classes`.
     """
-    labels = check_labels(images)
     if not images.class_names or not id2label:
-        return labels
+        return check_labels(images, num_classes)
     known = {name.strip(): class_id for class_id, names in id2label.items() for name in [names, *names.split(",")]}
     unknown = [name for name in images.class_names if name not in known]
     if not unknown:
-        return np.array([known[name] for name in images.class_names])[labels]
+        return np.array([known[name] for name in images.class_names])[check_labels(images)]
     if len(unknown) < len(images.class_names):
         raise ValueError(f"`{images.argument}` must name its classes as the model does, which has no {unknown[0]!r}.")
-    return labels
+    return check_labels(images, num_classes)
 
 
 def classify_images(
@@ -76,9 +76,7 @@ def classify_images(
     if fixed is not None and num_orders > 1:
         raise ValueError(f"`num_orders` must be 1 for a model of the order {fixed!r} alone, got {num_orders}.")
     num_classes = pipe.transformer.config.num_classes
-    labels = class_ids(images, pipe.id2label)
-    if labels.max() >= num_classes:
-        raise ValueError(f"`{images.argument}` must have classes below {num_classes}, got {labels.max()}.")
+    labels = class_ids(images, pipe.id2label, num_classes)
     indices = np.linspace(0, images.count - 1, num_images or images.count).round().astype(int)
     scores = _open_scores(output_dir, pipe, images, (len(indices), num_orders, num_classes), seed)
     for row in tqdm(np.flatnonzero(np.isnan(scores[:, -1, -1])), desc="images", unit=""):
