@@ -1,11 +1,21 @@
-"""Checkpoints: written beside and renamed, complete or not there, and checked before they are read."""
+"""Checkpoints: written beside and renamed, complete or not there, and checked before they are read.
 
+Nothing in them is executed: weights are safetensors, and all other files are read by torch's loader of plain tensors,
+numbers, lists and dictionaries.
+"""
+
+import hashlib
 import json
+import os
+import pickle
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
@@ -14,6 +24,15 @@ from .outputs import write_json
 
 
 STATE_FILE = "trainer_state.json"
+PARTS_FILE = "parts.bin"
+
+
+class Part(Protocol):
+    """What a checkpoint holds beside weights, optimizer and random numbers; its state is tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -35,7 +54,9 @@ class Checkpoint:
     progress: Progress
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, total_limit: int) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, progress: Progress, total_limit: int, parts: Mapping[str, Part]
+) -> None:
     """Write `checkpoint-<step>` under `folder` and then delete the oldest beyond `total_limit`; on every process.
 
     Checkpoints of later steps, which a run has that was resumed from an earlier one, are left alone.
@@ -51,7 +72,10 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
+        states = {name: part.state_dict() for name, part in parts.items()}
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            torch.save(states, partial / PARTS_FILE)
         if accelerator.is_main_process:
             _complete(partial, final, progress)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -69,10 +93,53 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
 
 def _complete(partial: Path, final: Path, progress: Progress) -> None:
     """Note what a written checkpoint consists of, and give it its name."""
-    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in partial.rglob("*") if file.is_file()}
-    write_json(partial / STATE_FILE, {"progress": asdict(progress), "sizes": sizes})
+    files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
+    state = {
+        "progress": asdict(progress),
+        "sizes": {name: file.stat().st_size for name, file in files.items()},
+        "sha256": {name: _digest(file) for name, file in files.items()},
+    }
+    write_json(partial / STATE_FILE, {**state, "state_sha256": _digest_of_state(state)})
+    for path in (*partial.rglob("*"), partial):
+        _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _digest_of_state(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Checkpoint, parts: Mapping[str, Part]) -> None:
+    """Give a run the state of a checkpoint that was found whole; on every process.
+
+    Raises:
+        ValueError: a file of it holds anything but tensors and plain values, or is none of this run.
+    """
+    try:
+        states = torch.load(checkpoint.folder / PARTS_FILE, map_location="cpu", weights_only=True)
+        accelerator.load_state(str(checkpoint.folder))
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+    except (pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`resume`: {str(checkpoint.folder)!r} holds what no run of these settings writes: {first_line(error)}"
+        ) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -127,11 +194,20 @@ def check_checkpoint(folder: Path) -> Checkpoint:
     """Compare the files of a checkpoint with the list written when it was complete.
 
     Raises:
-        ValueError: a file is missing, cut off or unreadable; the message names it.
+        ValueError: a file is missing, cut off, changed or unreadable, or one that could execute code when it is read;
+            the message names it.
     """
+    if pickled := sorted(folder.glob("custom_checkpoint_*.pkl")):
+        raise ValueError(
+            f"`resume`: {str(pickled[0])!r} could execute code when it is read, as earlier versions did; go on with "
+            "the version that wrote it, or start anew"
+        )
     try:
         state = json.loads((folder / STATE_FILE).read_text())
-        progress, sizes = Progress(**state["progress"]), state["sizes"]
+        claimed = state.pop("state_sha256")
+        progress, sizes, digests = Progress(**state["progress"]), state["sizes"], state["sha256"]
+        if claimed != _digest_of_state(state):
+            raise ValueError("its content is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"`resume`: {str(folder / STATE_FILE)!r} is missing or damaged: {error}") from error
     for name, size in sizes.items():
@@ -139,4 +215,6 @@ def check_checkpoint(folder: Path) -> Checkpoint:
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
             raise ValueError(f"`resume`: {str(file)!r} is damaged: {found} of {size} bytes are there")
+        if digests.get(name) != _digest(file):
+            raise ValueError(f"`resume`: {str(file)!r} is damaged: its content is not what was written")
     return Checkpoint(folder, progress)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 
 from .accelerator import endless_batches, start_trackers
-from .checkpoints import Checkpoint, Progress, find_checkpoint, save_checkpoint
+from .checkpoints import Checkpoint, Part, Progress, find_checkpoint, load_checkpoint, save_checkpoint
 from .failures import TrainingError
 from .optimization import NonFiniteGuard
 from .outputs import claim_output_dir, drop_torn_line
@@ -39,8 +39,8 @@ def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> C
 class ResumableRun(ABC):
     """Model, optimizer, schedule, data and progress, and the steps that move them on.
 
-    A subclass names its `command` and the `project` of its trackers, sets `loader`, registers with the accelerator
-    what else a checkpoint has to hold, and has `training_step` and `after_step`.
+    A subclass names its `command` and the `project` of its trackers, sets `loader`, adds to `parts` what else a
+    checkpoint has to hold, and has `training_step` and `after_step`.
 
     Args:
         config: the settings of the run.
@@ -61,7 +61,7 @@ class ResumableRun(ABC):
         self.saved_step = None
         self.losses = []  # of the training steps since the last log line; they stay on the device
         self.guard = NonFiniteGuard(optimizer.optimizer, accelerator.device)
-        accelerator.register_for_checkpointing(schedule)
+        self.parts: dict[str, Part] = {"schedule": schedule}  # of a checkpoint, beside what accelerate keeps
 
     @abstractmethod
     def training_step(self, batch: dict, epoch: int) -> torch.Tensor | None:
@@ -87,7 +87,7 @@ class ResumableRun(ABC):
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
         progress = self.progress = checkpoint.progress
-        self.accelerator.load_state(str(checkpoint.folder))
+        load_checkpoint(self.accelerator, checkpoint, self.parts)
         self.saved_step = progress.step
         self.guard = NonFiniteGuard(
             self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
@@ -178,7 +178,7 @@ class ResumableRun(ABC):
     def save(self) -> None:
         """Save a checkpoint."""
         self.progress.skipped_steps, self.progress.skipped_in_a_row = self.guard.read()
-        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit)
+        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit, self.parts)
         self.saved_step = self.progress.step
 
     def stop(self, number: int) -> None:

@@ -140,7 +140,7 @@ class TokenizerRun(ResumableRun):
         self.vqvae = vqvae
         self.loader = accelerator.prepare(loader)
         self.keeper = CodebookKeeper(vqvae)
-        accelerator.register_for_checkpointing(self.keeper)
+        self.parts["keeper"] = self.keeper
 
     def training_step(self, batch: dict, epoch: int) -> torch.Tensor:
         """One step: the codebook's beginning, if it is the first, then forward, loss, gradient and update."""

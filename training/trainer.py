@@ -238,7 +238,7 @@ class Trainer(ResumableRun):
         if self.config.ema_decay is None:
             return None
         ema = EMAModel(self.trained_parameters, self.config.ema_decay, foreach=True)
-        self.accelerator.register_for_checkpointing(ema)
+        self.parts["ema"] = ema
         return ema
 
     def _make_throughput(self) -> Throughput:
