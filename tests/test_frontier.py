@@ -64,6 +64,7 @@ def test_images_that_know_unequally_much_are_padded_at_the_end(form):
     assert first.known_fraction.tolist() == [[0.75], [0.25], [1.0]]
     assert second.known_fraction.tolist() == [[1.0], [0.5], [1.0]]
     assert first.num_decided.tolist() == [[4], [2], [4]]
+    assert slots(first, 2) == slots(second, 2) == slots(second, 0) == []  # nothing is fed of an image that is whole
     for row in (0, 1):
         alone = PaperSchedule(known[row : row + 1], groups[row : row + 1], N, form, "cpu")
         for step, own in zip(schedule, alone):

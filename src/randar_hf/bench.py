@@ -4,6 +4,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def measure(
     grid_size: tuple[int, int] | None = None,
     known_tokens: int = 0,
     model_type: str = "randar",
+    speculative_window: int | None = None,
 ) -> dict[str, Any]:
     """
     Time the generation of tokens; the image decoder is left out, as in the paper's Table 4.
@@ -52,6 +54,8 @@ def measure(
         known_tokens (`int`): tokens of each image that are given, at random places or, for a model of one order, at
             the first ones: what inpainting costs.
         model_type (`str`): `"randar"` or `"rar"`.
+        speculative_window (`int`, *optional*): of lossless decoding, instead of steps. With random weights guesses
+            seldom come true, so it tells what a pass costs and not how many there are: see [`count_passes`].
 
     Returns:
         `dict`: the settings, median seconds of a batch, images and tokens per second, bytes of weights and of the full
@@ -77,7 +81,11 @@ def measure(
     steps = default_steps if num_inference_steps is None else num_inference_steps
     if guidance_scale is None:
         guidance_scale = config.generation_defaults.get("guidance_scale", 4.0)
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "grid_size": (height, width)}
+    settings = {"guidance_scale": guidance_scale, "grid_size": (height, width)}
+    if speculative_window is None:
+        settings["num_inference_steps"] = steps
+    else:
+        settings["speculative_window"] = speculative_window
     if known_tokens:
         settings["known_tokens"] = torch.randint(config.vocab_size, (batch_size, num_tokens))
         order = make_order(config.fixed_order or "random", height, width, batch_size)
@@ -101,7 +109,8 @@ def measure(
         "batch_size": batch_size,
         "num_tokens": num_tokens,
         "known_tokens": known_tokens,
-        "num_inference_steps": steps,
+        "num_inference_steps": None if speculative_window else steps,
+        "speculative_window": speculative_window,
         "guidance_scale": guidance_scale,
         "dtype": dtype,
         "device": device,
@@ -115,6 +124,66 @@ def measure(
         "cache_mib": cache / 2**20,
         "peak_memory_mib": peak_memory(device) / 2**20,
     }
+
+
+def count_passes(
+    model_type: str = "randar",
+    windows: Sequence[int] = (4, 8, 16, 32),
+    orders: Sequence[str] = ("random", "hierarchical", "subsample", "raster"),
+    num_images: int = 20,
+    guidance_scale: float = 4.0,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """
+    What lossless decoding with a shipped model takes, beside one step a token and the stored number of steps.
+
+    Args:
+        model_type (`str`): `"randar"`, or `"rar"`, which has one order.
+        windows (`Sequence[int]`): speculative windows.
+        orders (`Sequence[str]`): names of orders.
+        num_images (`int`): images, class after class, with the seeds 0, 1, 2 and so on.
+        guidance_scale (`float`): classifier-free guidance.
+        dtype (`str`): of the weights.
+        device (`str`): a torch device.
+
+    Returns:
+        `list[dict]`: for each order and way to decode, means over the images of the passes that feed one and of the
+        slots fed for it, and the fraction of images whose tokens equal those of one step a token.
+    """
+    model = AutoModelForCausalLM.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
+    model = model.to(device, getattr(torch, dtype)).eval()
+    num_tokens, steps = model.config.num_tokens, model.generation_config.num_inference_steps
+    ways = [{"num_inference_steps": num_tokens}, *({"speculative_window": window} for window in windows)]
+    ways += [{"num_inference_steps": steps}] if steps < num_tokens else []
+    rows = []
+    for order in orders if model.config.fixed_order is None else [model.config.fixed_order]:
+        expected = None
+        for way in ways:
+            tokens, passes, slots = _decode_counted(model, order, num_images, guidance_scale, way)
+            expected = tokens if expected is None else expected
+            equal = (tokens == expected).all(dim=1).float().mean().item()
+            row = {"order": order, **dict.fromkeys(("speculative_window", "num_inference_steps")), **way}
+            rows.append(row | {"passes": passes, "slots": slots, "equal": equal})
+    return rows
+
+
+def _decode_counted(model, order: str, num_images: int, scale: float, way: dict[str, int]) -> tuple:
+    """Tokens (B, N), and the mean passes and slots that an image took."""
+    fed, num_tokens = [], model.config.num_tokens
+
+    def count(module, arguments, inputs):
+        layout = inputs["layout"]
+        is_fed = (layout.carried <= num_tokens) | (layout.predicted < num_tokens)
+        fed.append(is_fed.sum(dim=1)[:num_images])
+
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(num_images)]
+    labels = torch.arange(num_images) % model.config.num_classes
+    tokens = model.generate(labels, order, guidance_scale=scale, generator=generators, **way)
+    hook.remove()
+    slots = torch.stack(fed)  # (passes, B)
+    return tokens, (slots > 0).sum(dim=0).float().mean().item(), slots.sum(dim=0).float().mean().item()
 
 
 def model_config(model_type: str, size: str) -> PreTrainedConfig:

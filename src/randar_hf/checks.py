@@ -171,11 +171,12 @@ def check_known_tokens(
     vocab_size: int,
 ) -> torch.LongTensor:
     """
-    Tokens (B, N) on the CPU that generation starts from, -1 where unknown, given a mask that is checked already.
+    Tokens (B, N) that generation starts from, -1 where unknown, given a mask that is checked already.
 
     Raises:
         ValueError: if only one of the two is given, or the tokens are no integers of the shape (B, N), known ones
-            within the codebook.
+            within the codebook. Values on another device than the CPU are not waited for: see
+            [`~RandARGenerationMixin.decode`].
     """
     if (known_tokens is None) != (known_mask is None):
         raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
@@ -186,11 +187,15 @@ def check_known_tokens(
         raise ValueError(f"`known_tokens` must be a tensor of the shape {shape}, images by tokens, got {found}.")
     if known_tokens.is_floating_point() or known_tokens.dtype == torch.bool:
         raise ValueError(f"`known_tokens` must hold integers, got {known_tokens.dtype}.")
-    known_tokens = known_tokens.cpu()
-    inside = (known_tokens >= 0) & (known_tokens < vocab_size)
-    if (known_mask & ~inside).any():
+    known_tokens = known_tokens.long().masked_fill(~known_mask.to(known_tokens.device), -1)
+    if known_tokens.device.type == "cpu" and is_outside(known_tokens, known_mask, vocab_size):
         raise ValueError(f"`known_tokens` must lie between 0 and {vocab_size - 1} where `known_mask` is true.")
-    return known_tokens.long().masked_fill(~known_mask, -1)
+    return known_tokens
+
+
+def is_outside(tokens: torch.LongTensor, mask: torch.BoolTensor, vocab_size: int) -> torch.BoolTensor:
+    """Whether a token (B, N) under a mask (B, N) lies outside the codebook; a scalar where the tokens lie."""
+    return (mask.to(tokens.device) & ((tokens < 0) | (tokens >= vocab_size))).any()
 
 
 def check_input_ids(input_ids: torch.LongTensor, num_tokens: int, vocab_size: int) -> torch.LongTensor:

@@ -85,7 +85,8 @@ class Frontier:
             carried = torch.where(is_instruction, num_tokens + 1, place // 2 - 1)
             predicted = torch.where(is_instruction, place // 2 + beyond, num_tokens)
         carried = torch.where(place == 0, num_tokens, carried)  # the class
-        nothing = (place < 0) | (slots - self._instruction(bare) >= asked)  # the start, and padding
+        is_over = self.guessed + asked == 0  # (R, 1), all of the image is final
+        nothing = (place < 0) | (slots - self._instruction(bare) >= asked) | is_over  # the start, and padding
         layout_parts = carried.masked_fill(nothing, num_tokens + 1), predicted.masked_fill(nothing, num_tokens)
 
         tokens = (self.final if verify else bare) + torch.arange(num_queries, device=bare.device)  # (R, Q)

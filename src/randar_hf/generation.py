@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from .cache import IndexedCache
-from .checks import check_known_tokens
+from .checks import check_known_tokens, is_outside
 from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
 from .frontier import DecodingPass, PaperSchedule, SpeculativeSchedule
@@ -66,7 +66,9 @@ class _Decoding:
     plan: GenerationPlan
     class_labels: torch.LongTensor  # (R,)
     tokens: torch.LongTensor  # (B, N) raster, -1 where unknown
+    has_wrong_tokens: torch.BoolTensor  # (), whether known tokens lie outside the codebook
     dropped: torch.BoolTensor | None  # (R, N), tokens that a sequence drops
+    num_known: torch.LongTensor  # (B, 1)
     order: torch.LongTensor  # (B, N), known positions first
     schedule: PaperSchedule | SpeculativeSchedule
     positions: dict[str, torch.Tensor]  # what the model needs to know of the positions
@@ -215,7 +217,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
         Args:
             plan ([`~randar_hf.generation_plan.GenerationPlan`]): from [`~GenerationPlanMixin.plan_generation`].
             known_tokens (`torch.LongTensor` of shape (B, N), *optional*): tokens in raster order; those under the
-                plan's `known_mask` are kept.
+                plan's `known_mask` are kept. Where they lie on an accelerator, one outside the codebook is noticed
+                while decoding, without waiting for it.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): instead of the plan's order.
 
@@ -235,13 +238,14 @@ class RandARGenerationMixin(GenerationPlanMixin):
     ) -> _Decoding:
         """Sample and lay out what the loop needs, and bring it to the model's device."""
         (batch_size, num_tokens), guidance, device = plan.shape, plan.guidance, execution_device(self)
+        known = torch.zeros(plan.shape, dtype=torch.bool) if plan.known_mask is None else plan.known_mask
         if order is None:
             order = make_order(plan.settings.order, *plan.grid, batch_size, generator)
         seeds = image_seeds(batch_size, generator).to(device) if plan.settings.do_sample else None
         dropped = plan.spatial_dropout
         if guidance.uses_spatial_guidance and not isinstance(dropped, torch.Tensor):
-            dropped = (uniform((num_tokens,), batch_size, generator) < dropped) & (tokens < 0)
-        order, num_known = known_first(order, tokens >= 0)
+            dropped = (uniform((num_tokens,), batch_size, generator) < dropped) & ~known
+        order, num_known = known_first(order, known)
         num_known = num_known * plan.branches
         sizes, window = [num_tokens, self.base_model.form, device], plan.settings.speculative_window
         if window is None:
@@ -251,8 +255,10 @@ class RandARGenerationMixin(GenerationPlanMixin):
         return _Decoding(
             plan=plan,
             class_labels=guidance.null_labels(plan.class_labels, self.config.num_classes).to(device),
-            tokens=tokens.to(device),
+            tokens=tokens.clamp(max=self.config.vocab_size - 1).to(device),
+            has_wrong_tokens=is_outside(tokens, known, self.config.vocab_size).to(device),
             dropped=guidance.dropped_tokens(dropped.to(device)) if guidance.uses_spatial_guidance else None,
+            num_known=torch.tensor(num_known, device=device)[:batch_size, None],
             order=order.to(device),
             schedule=schedule,
             positions=self.base_model.describe_positions(*plan.grid, device, plan.rotary),
@@ -268,8 +274,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
         # Index N is padding: it stands for no token, at position N, a column that is cut off again.
         positions = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
         ranks = decoding.order.argsort(dim=1)  # (B, N), index of the token at each position
-        tokens, num_shown = decoding.tokens, (decoding.tokens >= 0).sum(dim=1, keepdim=True)  # (B, N), (B, 1)
-        ill, late = torch.zeros(2, dtype=torch.bool, device=tokens.device), LateFlags()
+        tokens, num_shown = decoding.tokens, decoding.num_known  # (B, N), (B, 1)
+        ill, late = torch.zeros(3, dtype=torch.bool, device=tokens.device), LateFlags()
         state = GenerationState(-1, plan.num_steps, tokens, guidance.scale)
         yield state
         inputs = self.base_model.step_inputs(schedule.passes, decoding.class_labels, decoding.positions)
@@ -290,7 +296,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
             tokens = padded.scatter(1, places, sampled)[:, :num_tokens]
             num_shown = schedule.accept(step, unchanged)[:batch_size]
             shown = tokens.masked_fill(ranks >= num_shown, -1)
-            ill = ill | torch.stack([(~highest.isfinite() & (asked < num_tokens)).any(), is_wrong])
+            is_ill = (~highest.isfinite() & (asked < num_tokens)).any()
+            ill = ill | torch.stack([is_ill, is_wrong, decoding.has_wrong_tokens])
             has_ended, *found = late.read(torch.cat([(num_shown == num_tokens).all()[None], ill]))
             self._raise_if(found)
             state = GenerationState(index, state.num_steps, shown, state.guidance_scale)
@@ -323,7 +330,11 @@ class RandARGenerationMixin(GenerationPlanMixin):
 
     def _raise_if(self, found: list[bool]):
         """Raise a `ValueError` for what the loop has noticed: logits that are not finite, tokens set where none is."""
-        not_finite, changed_unknown = found or (False, False)
+        not_finite, changed_unknown, has_wrong_tokens = found or (False, False, False)
+        if has_wrong_tokens:
+            raise ValueError(
+                f"`known_tokens` must lie between 0 and {self.config.vocab_size - 1} where `known_mask` is true."
+            )
         if changed_unknown:
             raise ValueError(
                 "`tokens` of a state may be replaced where they are decoded, got tokens at positions that are not."

@@ -73,6 +73,11 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
         raise ValueError(
             f"`tokens` must lie between 0 and {entries - 1}, got values from {tokens.min()} to {tokens.max()}."
         )
+    return _look_up(vqvae, tokens)
+
+
+def _look_up(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+    """[`decode`] of tokens that are known to be of the codebook; nothing is read from the device."""
     shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
     return vqvae.decode(tokens.flatten().to(execution_device(vqvae)), force_not_quantize=True, shape=shape).sample
 
@@ -84,19 +89,21 @@ def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
     return encode(vqvae, images if (low, high) == (-1, 1) else low + (images + 1) / 2 * (high - low))
 
 
+@torch.no_grad()
 def decode_images(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
     """
     [`decode`] to images in [-1, 1], as diffusers' image processors take them, for any tokenizer.
 
     Args:
         vqvae (`diffusers.VQModel`): the image tokenizer.
-        tokens (`torch.LongTensor` of shape (B, h, w)): codebook entries.
+        tokens (`torch.LongTensor` of shape (B, h, w)): codebook entries; one outside counts as the nearest inside.
 
     Returns:
         `torch.Tensor` of shape (B, 3, H, W). A tokenizer for [-1, 1] overshoots a little; values of one for another
         range are clamped and cut to the 8-bit level below, as MaskGIT's pictures are, so that rounding keeps them.
     """
-    pixels, (low, high) = decode(vqvae, tokens), pixel_range(vqvae)
+    tokens = tokens.clamp(0, vqvae.config.num_vq_embeddings - 1)
+    pixels, (low, high) = _look_up(vqvae, tokens), pixel_range(vqvae)
     if (low, high) == (-1, 1):
         return pixels
     levels = (255 * (pixels.float() - low) / (high - low)).clamp(0, 255).floor()

@@ -24,6 +24,10 @@ def bench(
         tuple[int, int] | None, typer.Option(help="rows and columns of tokens", show_default="the trained ones")
     ] = None,
     known_tokens: Annotated[int, typer.Option(help="tokens of each image that are given")] = 0,
+    speculative_window: Annotated[int | None, typer.Option(help="lossless decoding, instead of --steps")] = None,
+    passes: Annotated[
+        bool, typer.Option("--passes", help="count the passes of lossless decoding with the shipped model")
+    ] = False,
     runs: Annotated[int, typer.Option(help="timed runs, or training steps, after the warm-up")] = 3,
     train: Annotated[
         bool, typer.Option("--train", help="measure training instead of generation", rich_help_panel=TRAINING)
@@ -44,7 +48,7 @@ def bench(
     """Measure speed and memory with random weights."""
     shared = {"model_type": model_type, "size": size, "batch_size": batch_size, "dtype": dtype, "device": device}
     generation = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
-    generation["known_tokens"] = known_tokens
+    generation |= {"known_tokens": known_tokens, "speculative_window": speculative_window, "passes": passes}
     training = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
     training |= {"gradient_accumulation_steps": gradient_accumulation_steps, "published": published}
     _check_kind(train, generation, training)
@@ -55,8 +59,12 @@ def bench(
         given = {name: value for name, value in training.items() if value is not None}
         print(format_training(measure_training(**shared, runs=runs, **given)))
         return
-    from randar_hf.bench import measure
+    from randar_hf.bench import count_passes, measure
 
+    if generation.pop("passes"):
+        given = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+        print(_format_table(count_passes(model_type, dtype=dtype, device=device, **given)))
+        return
     generation["num_inference_steps"] = generation.pop("steps")
     for name, value in measure(**shared, runs=runs, **generation).items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -68,3 +76,11 @@ def _check_kind(train: bool, generation: dict[str, Any], training: dict[str, Any
         if value:
             option, rule = f"--{name.replace('_', '-')}", "not go with" if train else "go with"
             raise ValueError(f"`{option}` must {rule} `--train`, got {value!r}.")
+
+
+def _format_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as a table of Markdown."""
+    cells = [list(rows[0]), ["---"] * len(rows[0])]
+    for row in rows:
+        cells.append([f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()])
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,0 +1,89 @@
+"""
+Nothing is read from the device while tokens are decoded, and no device is mixed with another.
+
+The weights lie on the meta device, which has no values: any read and any mixture raises there.
+"""
+
+import pytest
+import torch
+
+from randar_hf.late_flags import LateFlags
+from randar_hf.pipelines import (
+    RandARExtrapolationPipeline,
+    RandARInpaintPipeline,
+    RandAROutpaintPipeline,
+    RandARPipeline,
+    RARPipeline,
+)
+
+
+TOKENS, KNOWN = torch.zeros(2, 16, dtype=torch.long), torch.arange(16)[None] < torch.tensor([[3], [9]])
+IMAGE, MASK = torch.rand(2, 3, 16, 16), (torch.arange(16) > 8).float().expand(2, 1, 16, 16)
+
+
+@pytest.mark.parametrize("pace", [{}, {"speculative_window": 4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"top_k": 3, "top_p": 0.9, "temperature": 1.2},
+        {"do_sample": False},
+        {"guidance_scale": 1.0},
+        {"spatial_guidance_scale": 2.0},
+        {"known_tokens": TOKENS, "known_mask": KNOWN},
+        {"known_tokens": TOKENS.to("meta"), "known_mask": KNOWN, "spatial_guidance_scale": 2.0},
+    ],
+)
+def test_models(model, make_rar, settings, pace):
+    for each in (model, make_rar()):
+        assert each.to("meta").generate([0, 1], **settings, **pace).device.type == "meta"
+
+
+@pytest.mark.parametrize("pace", [{}, {"speculative_window": 4}])
+@pytest.mark.parametrize(
+    ("pipeline", "arguments"),
+    [
+        (RandARPipeline, {"spatial_guidance_scale": 2.0}),
+        (RandARInpaintPipeline, {"image": IMAGE, "mask_image": MASK, "strength": 0.7, "seam": 2}),
+        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8}),
+        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8, "attention": "sliding_window"}),
+        (RandARExtrapolationPipeline, {}),
+        (RARPipeline, {}),
+    ],
+)
+def test_pipelines_up_to_the_pixels(model, make_rar, vqvae, pipeline, arguments, pace):
+    pipe = pipeline((make_rar() if pipeline is RARPipeline else model).to("meta"), vqvae.to("meta"))
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe([0, 1], output_type="pt", **arguments, **pace).images
+    assert images.device.type == "meta" and images.shape[:2] == (2, 3)
+
+
+def test_flags_are_read_where_there_are_values():
+    flags = torch.tensor([True, False])
+    late = LateFlags()
+    assert late.read(flags) == [True, False] and late.read(flags.to("meta")) == [False, False]
+    assert late.read_last() == []
+
+
+@pytest.mark.gpu
+def test_flags_of_a_gpu_are_those_of_the_step_before():
+    late, flags = LateFlags(), torch.tensor([False, False], device="cuda")
+    seen = []
+    torch.cuda.set_sync_debug_mode("error")
+    for index in range(4):
+        flags = flags | (torch.arange(2, device="cuda") < index)
+        seen.append(late.read(flags))
+    torch.cuda.set_sync_debug_mode("default")
+    assert seen == [[False, False], [False, False], [True, False], [True, True]] and late.read_last() == [True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pace", [{"num_inference_steps": 5}, {"speculative_window": 4}])
+def test_a_gpu_gives_the_tokens_of_the_cpu_without_a_sync(model, generators, pace):
+    expected = model.generate([0, 1], generator=generators(2), **pace)
+    states = model.to("cuda").generation_steps([0, 1], generator=generators(2), **pace)
+    next(states)
+    torch.cuda.set_sync_debug_mode("error")
+    *_, state = states
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(state.tokens.cpu(), expected)
