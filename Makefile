@@ -12,13 +12,16 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test browser dist digits format lint clean
+.PHONY: demo test gpu browser dist digits format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
 
 test: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+gpu: $(STAMPS)/test
+	$(BIN)/pytest -m gpu
 
 browser: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
