@@ -49,7 +49,7 @@ def read_image(option: str, path: str) -> "Image":
         return open_image(path, mask=option == "mask")
     except FileNotFoundError:
         raise
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"`{option}` must be an image that can be read: {error}") from error
 
 
