@@ -225,7 +225,7 @@ def test_the_hash_is_that_of_the_weights(folder, make_model, vqvae):
         (["--batch-size", "0"], "`batch_size`"),
         (["--seed", "-1"], "`seed`"),
         (["--classes", "sorted"], "`classes` must be one of balanced, random"),
-        (["--model", "no/such/folder"], "`model` 'no/such/folder'"),
+        (["--model", "no/such/folder"], "`model` must be the folder of a pipeline, found none at 'no/such/folder'"),
         (["--steps", "17"], "`num_inference_steps`"),
         (["--order", "zigzag"], "`order`"),
         (["--temperature", "0"], "`temperature`"),
