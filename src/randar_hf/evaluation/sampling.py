@@ -206,7 +206,7 @@ def _resolve(pipe: DiffusionPipeline, given: dict[str, Any], labels: list[int]) 
     """The settings of generation, the stored ones filled in, and the size in pixels; raises what a call would."""
     pipe.check_components()
     plan = pipe.transformer.plan_generation(labels, **given)
-    resolved = {name: getattr(plan.settings, name) for name in given}
+    resolved = {name: getattr(plan.settings, name, value) for name, value in given.items()}  # spatial ones as given
     height, width = (side * pipe.image_processor.config.vae_scale_factor for side in pipe.transformer.config.grid)
     return {
         **resolved,
