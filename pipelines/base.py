@@ -18,7 +18,7 @@ from randar_hf.vq import decode_images, downsampling, encode_images
 
 from .hub import HubMixin
 from .images import repeat_each, to_output
-from .labels import find_label_id, list_labels
+from .labels import check_names, find_label_id, list_labels, read_names
 from .masks import composite
 from .sizes import check_size
 
@@ -79,14 +79,19 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         super().__init__()
         self._call = CallInProgress()
         self.check_kind(transformer)
+        if not hasattr(getattr(vqvae, "config", None), "num_vq_embeddings"):
+            raise ValueError(f"`vqvae` must be a diffusers.VQModel, the image tokenizer, got {type(vqvae).__name__}.")
+        check_names(id2label)
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(id2label=id2label)
         self.image_processor = VaeImageProcessor(vae_scale_factor=downsampling(vqvae), do_convert_rgb=True)
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class names by class id; empty if the pipeline has none."""
-        return {int(class_id): name for class_id, name in (self.config.id2label or {}).items()}
+        """Class names by class id: the pipeline's, or else those of the model's configuration; empty without any."""
+        return read_names(self.config.id2label) or read_names(
+            getattr(getattr(self.transformer, "config", None), "id2label", None)
+        )
 
     @property
     def guidance_scale(self) -> float:

@@ -1,6 +1,7 @@
 """Images and masks of any type, read as tensors and given back. Shapes: B images of (H, W) pixels."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,10 @@ def _channels_first(name: str, part: Any, channels: int) -> torch.Tensor:
     if isinstance(part, torch.Tensor):
         lacks_channel = channels == 1 and (part.ndim == 2 or part.ndim == 3 and part.shape[0] != 1)
         return (part.unsqueeze(-3) if lacks_channel else part).cpu()
+    if isinstance(part, str | PathLike):
+        raise TypeError(
+            f"`{name}` must be an image, got the path {str(part)!r}: give `PIL.Image.open({str(part)!r})`."
+        )
     raise TypeError(f"`{name}` must be a PIL image, an array, a tensor or a list of them, got {part!r}.")
 
 

@@ -17,6 +17,22 @@ def list_labels(labels: Any) -> list[Any]:
     return [entry for label in labels for entry in list_labels(label)]
 
 
+def check_names(id2label: Any):
+    """Raise a `ValueError` for class names that are no mapping of ids to names; there may be none."""
+    if id2label is None:
+        return
+    is_mapping = isinstance(id2label, Mapping)
+    if not is_mapping or not all(str(key).isdecimal() and isinstance(id2label[key], str) for key in id2label):
+        advice = ": `dict(enumerate(names))` makes one of a list" if isinstance(id2label, list | tuple) else ""
+        raise ValueError(f"`id2label` must map class ids to names, got {type(id2label).__name__}{advice}.")
+
+
+def read_names(id2label: Mapping | None) -> dict[int, str]:
+    """Class names by class id; none for those that transformers makes up, `LABEL_0` and so on."""
+    names = {int(class_id): name for class_id, name in (id2label or {}).items()}
+    return {} if all(name == f"LABEL_{class_id}" for class_id, name in names.items()) else names
+
+
 def find_label_id(label: Any, id2label: Mapping[int, str]) -> int:
     """
     The class id of an id or a name.

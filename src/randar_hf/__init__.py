@@ -21,13 +21,23 @@ HOMES = {
     "RandARPreTrainedModel": "modeling_randar",
 }
 
-__all__ = sorted([*HOMES, *MODULES, "demo_checkpoint"])
+PIPELINES = (
+    "RARPipeline",
+    "RandARExtrapolationPipeline",
+    "RandARInpaintPipeline",
+    "RandAROutpaintPipeline",
+    "RandARPipeline",
+)
+
+__all__ = sorted([*HOMES, *MODULES, *PIPELINES, "demo_checkpoint"])
 
 
 def __getattr__(name: str):
     """Import the module of a public name at its first use."""
     if name in MODULES:
         return import_module(f"{__name__}.{name}")
+    if name in PIPELINES:
+        return getattr(import_module(f"{__name__}.pipelines"), name)
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module(f"{__name__}.auto_classes")

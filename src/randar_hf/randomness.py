@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .checks import is_int
+
 
 def check_generators(
     generator: torch.Generator | Sequence[torch.Generator] | None, batch_size: int
@@ -27,7 +29,8 @@ def check_generators(
     if generator is None or isinstance(generator, torch.Generator):
         return [generator] * batch_size
     if not isinstance(generator, list | tuple) or not all(isinstance(entry, torch.Generator) for entry in generator):
-        raise TypeError(f"`generator` must be None, a torch.Generator or a list of them, got {generator!r}.")
+        seed = f": for a seed give `torch.Generator().manual_seed({generator})`" if is_int(generator) else ""
+        raise TypeError(f"`generator` must be None, a torch.Generator or a list of them, got {generator!r}{seed}.")
     if len(generator) != batch_size:
         raise ValueError(
             f"`generator` holds {len(generator)} generators for a batch of {batch_size}: "

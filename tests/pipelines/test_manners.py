@@ -1,0 +1,48 @@
+"""What a new user types: components and arguments of the wrong kind are answered with what to write."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import randar_hf
+from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
+
+
+def test_components_of_the_wrong_kind(model, vqvae):
+    for wrong in (None, model, "tokenizer"):
+        with pytest.raises(ValueError, match="`vqvae` must be a diffusers.VQModel, the image tokenizer, got"):
+            RandARPipeline(model, wrong)
+    with pytest.raises(ValueError, match=r"`id2label` must map class ids to names, got list: `dict\(enumerate"):
+        RandARPipeline(model, vqvae, ["a", "b"])
+    for wrong in ({"a": 0}, {0: 1}, "names"):
+        with pytest.raises(ValueError, match="`id2label` must map class ids to names, got"):
+            RandARPipeline(model, vqvae, wrong)
+
+
+def test_names_of_the_model_serve_a_pipeline_that_got_none(model, vqvae, class_names, tmp_path):
+    assert RandARPipeline(model, vqvae).id2label == {}
+    model.config.id2label = class_names
+    pipe = RandARPipeline(model, vqvae)
+    assert pipe.id2label == class_names and pipe.get_label_ids(["tench", "sea snake"]) == [0, 4]
+    assert RandARPipeline(model, vqvae, {0: "fish"}).id2label == {0: "fish"}
+    pipe.save_pretrained(tmp_path)
+    assert RandARPipeline.from_pretrained(tmp_path).get_label_ids("sea snake") == [4]
+
+
+@pytest.mark.parametrize("seed", [0, 17])
+def test_a_seed_for_a_generator(model, vqvae, seed):
+    with pytest.raises(TypeError, match=rf"for a seed give `torch.Generator\(\).manual_seed\({seed}\)`"):
+        RandARPipeline(model, vqvae)(0, generator=seed)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_for_an_image(model, vqvae, kind):
+    pipe, mask = RandARInpaintPipeline(model, vqvae), torch.ones(16, 16)
+    with pytest.raises(TypeError, match=r"`image` must be an image, got the path 'file.png': give `PIL.Image.open\("):
+        pipe(0, kind("file.png"), mask)
+
+
+def test_pipelines_by_the_name_of_the_package():
+    for name in randar_hf.PIPELINES:
+        assert getattr(randar_hf, name) is getattr(randar_hf.pipelines, name)
