@@ -172,9 +172,7 @@ def test_texts_are_numbered_alike_in_all_splits(text_rows, tokenizer_folder, tmp
         split="train",
         overwrite=True,
     )
-    message = (
-        "`label_column` must number classes as .*validation.parquet' does: class 0 is 'cat' there, got 'dog'"
-    )
+    message = "`label_column` must number classes as .*validation.parquet' does: class 0 is 'cat' there, got 'dog'"
     with pytest.raises(ValueError, match=message):
         tokenize_images(lone)
 
