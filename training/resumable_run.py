@@ -3,9 +3,7 @@
 import json
 import math
 import signal
-import statistics
 import sys
-import time
 from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
@@ -17,17 +15,12 @@ from accelerate.utils import tqdm
 from .accelerator import endless_batches, start_trackers
 from .checkpoints import Checkpoint, Part, Progress, find_checkpoint, load_checkpoint, save_checkpoint
 from .failures import TrainingError
-from .memory_estimate import StepMemory
 from .optimization import NonFiniteGuard
 from .outputs import claim_output_dir, drop_torn_line
 from .run_config import RunConfig
-from .run_estimates import describe_run
 from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
-
-
-REHEARSED_STEPS = 3
 
 
 def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> Checkpoint | None:
@@ -90,29 +83,6 @@ class ResumableRun(ABC):
         if checkpoint is not None:
             self.load(checkpoint)
         self.fit()
-
-    def rehearse(self, memory: StepMemory | None, images: int) -> None:
-        """Take a few steps without writing anything, and print what the whole run will take.
-
-        Args:
-            memory: of a step, if it could be estimated.
-            images: of an optimizer step, in each process.
-        """
-        seconds, start = [], time.perf_counter()
-        self.model.train()
-        with closing(endless_batches(self.loader)) as batches:
-            for epoch, _, batch in batches:
-                self.training_step(batch, epoch)
-                if not self.accelerator.sync_gradients:
-                    continue
-                self.losses[-1].sum().item()  # waits for the device
-                seconds.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                if len(seconds) == REHEARSED_STEPS:
-                    break
-        if self.accelerator.is_main_process:
-            print(describe_run(self.command, memory, statistics.median(seconds), self.config, images))
-        self.accelerator.end_training()
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""

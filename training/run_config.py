@@ -39,9 +39,6 @@ class RunConfig:
     )
     resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
     overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
-    dry_run: bool = field(
-        default=False, metadata={"help": "print memory, operations and time after three steps, and write nothing"}
-    )
 
     def __post_init__(self):
         check_fields(self)

@@ -17,7 +17,7 @@ from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 # Settings that say where a run writes, and what it does with what is there.
-PLACES = {"output_dir", "push_to_hub", "resume", "overwrite", "dry_run"}
+PLACES = {"output_dir", "push_to_hub", "resume", "overwrite"}
 # Settings that do not change what is trained.
 FREE = PLACES | {
     "tokenizer",

@@ -24,7 +24,6 @@ from .outputs import hold_output_dir, write_json
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
 from .run_config import RunConfig
-from .run_estimates import check_tokenizer_memory
 from .validation import check_not_negative, check_positive
 
 
@@ -107,33 +106,17 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     accelerator = make_accelerator(config)
     with hold_output_dir(accelerator, config) as folder:
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
-        memory = check_tokenizer_memory(config, accelerator, build_tokenizer, tokenizer_loss)
         set_seed(config.seed)
         bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
         train_loader, validation_loader = _loaders(config, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
             run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
-            if config.dry_run:
-                run.rehearse(memory, config.batch_size)
-                return {}
             run.run(checkpoint)
             metrics = run.finish(validation_loader)
             if accelerator.is_main_process and (count := len(bad.names())):
                 logger.warning("%d images could not be read; they are listed in %s", count, bad.file)
             accelerator.end_training()
     return metrics
-
-
-def tokenizer_losses(output, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Absolute plus squared error of what a tokenizer made of images (B, 3, H, W), and its loss of the codebook."""
-    difference = output.sample.float() - pixels
-    return difference.abs().mean() + difference.square().mean(), output.commit_loss
-
-
-def tokenizer_loss(vqvae: VQModel, pixels: torch.Tensor, config: TokenizerTrainingConfig) -> torch.Tensor:
-    """The loss of a step on images (B, 3, H, W)."""
-    reconstruction, commitment = tokenizer_losses(vqvae(pixels), pixels)
-    return reconstruction + config.commitment_weight * commitment
 
 
 def _loaders(config: TokenizerTrainingConfig, bad: BadImages, num_processes: int):
@@ -164,9 +147,11 @@ class TokenizerRun(ResumableRun):
         pixels = batch["pixels"]  # (B, 3, H, W)
         if self.progress.step == 0:
             seed_codebook(self.vqvae, pixels, self.accelerator, self._generator())
-        reconstruction, commitment = tokenizer_losses(self.model(pixels), pixels)
-        self.losses.append(torch.stack([reconstruction, commitment]).detach())
-        return self.update(reconstruction + self.config.commitment_weight * commitment)
+        output = self.model(pixels)
+        difference = output.sample.float() - pixels
+        reconstruction = difference.abs().mean() + difference.square().mean()
+        self.losses.append(torch.stack([reconstruction, output.commit_loss]).detach())
+        return self.update(reconstruction + self.config.commitment_weight * output.commit_loss)
 
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Look after the codebook, log and save when it is time."""

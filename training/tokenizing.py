@@ -1,7 +1,6 @@
 """`randar-hf tokenize`: images, or published token files, to parquet rows of tokens."""
 
 import re
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,15 +21,12 @@ from .data.published_codes import READERS, CodeRows
 from .data.reading import split_name
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
-from .memory_estimate import StepMemory
 from .outputs import write_text
-from .run_estimates import check_tokenizing_memory, describe_tokenizing
 from .run_settings import RECIPE_FILE, recipe_text
 from .validation import check_choice, check_fields, check_not_negative, check_positive
 
 
 BATCHES_AHEAD = 2
-REHEARSED_BATCHES = 3
 
 
 @dataclass(kw_only=True)
@@ -55,9 +51,6 @@ class TokenizingConfig:
     rows_per_file: int = field(default=4096, metadata={"help": "images per parquet file; what a kill loses at most"})
     max_bad_images: int = field(default=100, metadata={"help": "unreadable images that are skipped before it stops"})
     overwrite: bool = field(default=False, metadata={"help": "replace the split, or an unfinished run, if it exists"})
-    dry_run: bool = field(
-        default=False, metadata={"help": "print memory, images and time after three batches, and write nothing"}
-    )
 
     def __post_init__(self):
         check_fields(self)
@@ -95,10 +88,6 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
     source = (CodeRows if config.published_codes else ImageRows)(config, vqvae)
     folder.check_classes(source.schema.label)
-    memory = None if config.published_codes else check_tokenizing_memory(config, vqvae, source.image_size, accelerator)
-    if config.dry_run:
-        print(TokenRun(config, source, folder).rehearse(memory))
-        return folder.output_dir
     folder.claim(accelerator, _settings(config, source), config.overwrite)
     recipe_file = folder.work / RECIPE_FILE
     if accelerator.is_main_process and not recipe_file.exists():
@@ -155,20 +144,6 @@ class TokenRun:
             for batch, loaded in self._load_ahead(pool, self._batches(starts)):
                 self._add(batch, loaded)
                 bar.update(len(batch.rows))
-
-    def rehearse(self, memory: StepMemory | None) -> str:
-        """Encode a few batches without writing anything, and tell what the whole run will take."""
-        lengths = [self.source.part_length(part) for part in range(self.source.num_parts)]
-        batches = islice(self._batches({0: 0}), REHEARSED_BATCHES)
-        count, start = 0, time.perf_counter()
-        with ThreadPoolExecutor(self.config.num_workers) as pool:
-            for batch, loaded in self._load_ahead(pool, batches):
-                readable = [future.result()[1] for future in loaded if future.exception() is None]
-                count += len(batch.rows)
-                if readable:
-                    self.source.encode(readable)
-        seconds = (time.perf_counter() - start) / max(1, count)
-        return describe_tokenizing(memory, seconds, None if None in lengths else sum(lengths))
 
     def _batches(self, starts: dict[int, int]) -> Iterator[Batch]:
         """The rows of the parts from their starts on, in batches none of which lies in two files."""

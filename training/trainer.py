@@ -27,7 +27,6 @@ from .outputs import hold_output_dir
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
 from .resumable_run import ResumableRun, find_resumed
-from .run_estimates import check_training_memory
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .training_config import TrainingConfig
@@ -62,15 +61,11 @@ def train(config: TrainingConfig) -> Path:
         train_rows, validation_rows = _load_rows(config)
         vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
         model_config = build_model_config(config, train_rows, vqvae, pretrained)
-        memory = check_training_memory(config, model_config, accelerator)
-        if config.push_to_hub is not None and not config.dry_run:
+        if config.push_to_hub is not None:
             prepare_repository(accelerator, config.push_to_hub)
         with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
             model = build_model(config, model_config, pretrained)
             trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
-            if config.dry_run:
-                trainer.rehearse(memory, config.batch_size * config.gradient_accumulation_steps)
-                return folder
             trainer.run(checkpoint)
             trainer.save_model()
             accelerator.end_training()
