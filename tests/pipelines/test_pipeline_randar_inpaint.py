@@ -426,9 +426,9 @@ def test_bad_input_is_named_before_anything_runs(pipe, monkeypatch, message, arg
 @pytest.mark.parametrize("named", ["image", "mask_image"])
 def test_other_types_are_named(pipe, named):
     with pytest.raises(
-        TypeError, match=f"`{named}` must be a PIL image, an array, a tensor or a list of them, got 'a"
+        TypeError, match=f"`{named}` must be a PIL image, an array, a tensor or a list of them, got 5"
     ):
-        pipe(**{"class_labels": 0, "image": make_pictures(1), "mask_image": make_mask(), named: "a.png"})
+        pipe(**{"class_labels": 0, "image": make_pictures(1), "mask_image": make_mask(), named: 5})
 
 
 def test_more_tokens_than_memory(pipe, monkeypatch):

@@ -316,7 +316,7 @@ def test_bad_input_is_named_before_anything_runs(pipe, monkeypatch, message, arg
 
 def test_other_types_are_named(pipe):
     with pytest.raises(TypeError, match="`image` must be a PIL image"):
-        pipe(0, "a.png", right=8)
+        pipe(0, 5, right=8)
 
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
