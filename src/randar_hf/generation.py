@@ -238,7 +238,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
     ) -> _Decoding:
         """Sample and lay out what the loop needs, and bring it to the model's device."""
         (batch_size, num_tokens), guidance, device = plan.shape, plan.guidance, execution_device(self)
-        known = torch.zeros(plan.shape, dtype=torch.bool) if plan.known_mask is None else plan.known_mask
+        known = torch.zeros(plan.shape, dtype=torch.bool, device="cpu") if plan.known_mask is None else plan.known_mask
         if order is None:
             order = make_order(plan.settings.order, *plan.grid, batch_size, generator)
         seeds = image_seeds(batch_size, generator).to(device) if plan.settings.do_sample else None
