@@ -17,7 +17,7 @@ from randar_hf.randomness import check_generators
 from randar_hf.vq import decode_images, downsampling, encode_images
 
 from .hub import HubMixin
-from .images import repeat_each, to_output
+from .image_tensors import repeat_each, to_output
 from .labels import check_names, find_label_id, list_labels, read_names
 from .masks import composite
 from .sizes import check_size

@@ -10,7 +10,7 @@ from diffusers.utils import logging
 from randar_hf.checks import is_finite, is_int
 
 from .base import RandARBasePipeline
-from .images import ImageInput, read_images, read_stack, repeat_each
+from .image_tensors import ImageInput, read_images, read_stack, repeat_each
 from .masks import choose_fraction, resize, seam_weights, tokens_under
 
 

@@ -9,7 +9,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from .base import RandARBasePipeline
 from .canvas import make_canvas, plan_windows, slide
-from .images import ImageInput, read_images, repeat_each
+from .image_tensors import ImageInput, read_images, repeat_each
 
 
 ATTENTIONS = ("full", "sliding_window")

@@ -295,7 +295,7 @@ def test_processes_share_the_batches(folder, monkeypatch):
     for name in ("images/000000.png", "images/000006.png", "images/000007.png", "images/000017.png", "samples.npz"):
         Path("both", name).unlink()
     kept = {path: path.stat().st_mtime_ns for path in Path("both", "images").iterdir()}
-    monkeypatch.setattr(sampling, "_start_processes", start)
+    monkeypatch.setattr(sampling, "start_processes", start)
     monkeypatch.setattr(sampling, "load_pipeline", lambda *arguments: pipes[rank.value])
     monkeypatch.setattr(sampling, "image_seed", seed_of)
     with ThreadPoolExecutor(2) as pool:
