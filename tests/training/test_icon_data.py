@@ -140,7 +140,7 @@ def test_data_set(package, tmp_path):
     assert len(hearts) == 3 and {image.size for image in train["image"]} == {(32, 32)}
     card = (folder / "README.md").read_text()
     assert "| A set (`eva`) | Somebody | MIT | 0 | 1 |" in card and "gpl" not in card and "`ph`" not in card
-    assert Image.open(folder / "sheet.png").height > 32 * len(names)
+    assert Image.open(folder.with_name(f"{folder.name}-sheet.png")).height > 32 * len(names)
     again = data.write_icons(data.IconDataConfig(source=str(package), output_dir=str(tmp_path / "two"), renderings=3))
     assert (again / "train.parquet").read_bytes() == (folder / "train.parquet").read_bytes()
     with pytest.raises(ValueError, match="`output_dir` must be a new or empty folder, got"):

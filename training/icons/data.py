@@ -39,7 +39,7 @@ class IconDataConfig:
     """Settings of `write_icons`."""
 
     source: str = field(metadata={"help": "folder of an unpacked @iconify/json"})
-    output_dir: str = field(metadata={"help": "new folder for the parquet files, the card and the contact sheet"})
+    output_dir: str = field(metadata={"help": "new folder for the parquet files, and the card; the contact sheet lies beside it"})
     renderings: int = field(default=4, metadata={"help": "images of each training icon, with scales and shifts"})
     seed: int = field(default=0, metadata={"help": "seed of scales, shifts and the order of the rows"})
 
@@ -158,7 +158,7 @@ def write_icons(config: IconDataConfig) -> Path:
         }
         Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
     by_label = {name: [render(icon, 0, 0) for icon in icons if icon.label == name] for name in names}
-    contact_sheet(by_label, SHEET_COLUMNS).save(folder / "sheet.png")
+    contact_sheet(by_label, SHEET_COLUMNS).save(folder.with_name(f"{folder.name}-sheet.png"))
     write_text(folder / "README.md", data_card(icons, collections))
     return folder
 
