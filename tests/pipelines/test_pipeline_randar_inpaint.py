@@ -425,9 +425,7 @@ def test_bad_input_is_named_before_anything_runs(pipe, monkeypatch, message, arg
 
 @pytest.mark.parametrize("named", ["image", "mask_image"])
 def test_other_types_are_named(pipe, named):
-    with pytest.raises(
-        TypeError, match=f"`{named}` must be a PIL image, an array, a tensor or a list of them, got 5"
-    ):
+    with pytest.raises(TypeError, match=f"`{named}` must be a PIL image, an array, a tensor or a list of them, got 5"):
         pipe(**{"class_labels": 0, "image": make_pictures(1), "mask_image": make_mask(), named: 5})
 
 

@@ -1,5 +1,6 @@
 """Inpainting in numbers: masks by name, PSNR of what is known, distance of features of what is painted."""
 
+import json
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .feature_store import FeatureStore
 from .images import ImageSet, open_images
 from .metrics import frechet_distance, kernel_distance
 from .model_features import encode_pixels
-from .sampling import image_seed
+from .sampling import SETTINGS_FILE, check_same_settings, image_seed, model_hash, write_text
 
 
 MASKS = ("left", "centre", "strokes")
@@ -97,17 +98,31 @@ def measure_inpainting(
         show them, and `max_difference_known`, in levels, of the pixels that come back; and between the images and the
         painted ones, which differ under the mask alone, the `mean_feature_distance` of an image and its own, the
         `frechet_distance` and the `kernel_distance` with its standard error.
+
+    Raises:
+        ValueError: for a batch size, masks or a folder that do not fit: one of other images, models or settings.
     """
     if not is_int(batch_size) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
     check_masks(masks)
-    originals = FeatureStore(Path(output_dir) / "features", images, extractor)
+    folder = Path(output_dir)
+    painted_with = {
+        "images": images.sha256,
+        "model": model_hash(pipe),
+        "labels": [int(label) for label in labels],
+        "seed": seed,
+        "defaults": pipe.transformer.generation_config.to_diff_dict(),
+        **settings,
+    }
+    check_same_settings(folder, painted_with)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / SETTINGS_FILE, json.dumps(painted_with, indent=2) + "\n")
+    originals = FeatureStore(folder / "features", images, extractor)
     originals.fill(batch_size)
     results = {}
     for name in masks:
-        folder = Path(output_dir) / name
-        numbers = _paint(pipe, images, labels, folder, name, batch_size, seed, settings)
-        store = FeatureStore(Path(output_dir) / "features", open_images("output_dir", folder), extractor)
+        numbers = _paint(pipe, images, labels, folder / name, name, batch_size, seed, settings)
+        store = FeatureStore(folder / "features", open_images("output_dir", folder / name), extractor)
         store.fill(batch_size)
         first, second = (np.array(part.array("pool"), dtype=np.float64) for part in (originals, store))
         distance, error = kernel_distance(second, first)

@@ -108,7 +108,7 @@ def sample_images(
     pipe.to(device).set_progress_bar_config(disable=True)
     labels = [image_class(classes, seed, i, pipe.transformer.config.num_classes) for i in range(num_images)]
     settings = {**request, **_resolve(pipe, given, labels[:batch_size])}
-    _check_same_settings(folder, settings)
+    check_same_settings(folder, settings)
     started_with = {"model": source if model else "the shipped one", "batch_size": batch_size, "device": str(device)}
     paths = _image_paths(folder, num_images)
 
@@ -217,7 +217,7 @@ def _resolve(pipe: DiffusionPipeline, given: dict[str, Any], labels: list[int]) 
     }
 
 
-def _check_same_settings(folder: Path, settings: dict[str, Any]):
+def check_same_settings(folder: Path, settings: dict[str, Any]):
     """Raise a `ValueError` that lists what differs from the settings of the images that lie in the folder."""
     path = folder / SETTINGS_FILE
     if not path.exists():
@@ -239,15 +239,15 @@ def _open_folder(folder: Path, settings: dict[str, Any], started_with: dict[str,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / SETTINGS_FILE).exists():
-            _write_text(folder / SETTINGS_FILE, json.dumps({**settings, STARTED_WITH: started_with}, indent=2) + "\n")
+            write_text(folder / SETTINGS_FILE, json.dumps({**settings, STARTED_WITH: started_with}, indent=2) + "\n")
         if not (folder / LABELS_FILE).exists():
-            _write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+            write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
         _image_paths(folder, 1)[0].parent.mkdir(exist_ok=True)
     except OSError as error:
         raise ValueError(f"`output_dir` {str(folder)!r} cannot be written: {error}") from error
 
 
-def _write_text(path: Path, text: str):
+def write_text(path: Path, text: str):
     partial = path.with_name(path.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
