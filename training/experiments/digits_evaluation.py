@@ -17,8 +17,9 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 from transformers import HfArgumentParser
 
-from randar_hf import RandARForCausalLM, RARForCausalLM, demo_checkpoint, pipelines, vq
+from randar_hf import RandARForCausalLM, RARForCausalLM, demo_checkpoint, vq
 from randar_hf.orders import make_order
+from randar_hf.pipelines.loading import load_pipeline
 
 from ..data.pixels import to_pixels
 from ..outputs import write_json
@@ -58,7 +59,7 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
         - `validation_bits_per_token`, `unigram_bits_per_token`, `uniform_bits_per_token`.
         - `psnr`: of the tokenizer on the held-out images, mean, in dB.
     """
-    pipeline = load_pipeline(Path(config.model or demo_checkpoint()).expanduser())
+    pipeline = load_pipeline("model", Path(config.model or demo_checkpoint()).expanduser())
     pipeline.set_progress_bar_config(disable=True)
     splits = split_scans()
     classifier = SVC().fit(splits["train"][0].reshape(-1, 64), splits["train"][1])
@@ -80,12 +81,6 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
     if config.output:
         write_json(Path(config.output), numbers)
     return numbers
-
-
-def load_pipeline(folder: Path):
-    """The pipeline in a folder, of the class that is noted there."""
-    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    return getattr(pipelines, name).from_pretrained(folder)
 
 
 def to_pixel_batch(images: list) -> torch.Tensor:

@@ -39,7 +39,9 @@ class IconDataConfig:
     """Settings of `write_icons`."""
 
     source: str = field(metadata={"help": "folder of an unpacked @iconify/json"})
-    output_dir: str = field(metadata={"help": "new folder for the parquet files, and the card; the contact sheet lies beside it"})
+    output_dir: str = field(
+        metadata={"help": "new folder for the parquet files, and the card; the contact sheet lies beside it"}
+    )
     renderings: int = field(default=4, metadata={"help": "images of each training icon, with scales and shifts"})
     seed: int = field(default=0, metadata={"help": "seed of scales, shifts and the order of the rows"})
 

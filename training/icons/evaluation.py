@@ -15,13 +15,13 @@ from transformers import HfArgumentParser
 
 from randar_hf import vq
 from randar_hf.evaluation.metrics import frechet_distance
+from randar_hf.pipelines.loading import load_pipeline
 
 from ..data.reading import load_rows
 from ..experiments.digits_evaluation import (
     bits_per_token,
     decode_images,
     generate_tokens,
-    load_pipeline,
     to_pixel_batch,
     unigram_bits,
 )
@@ -85,7 +85,7 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
         ValueError: the data cannot be loaded.
     """
     classifier = load_classifier(config.classifier)
-    pipeline = load_pipeline(Path(config.model).expanduser())
+    pipeline = load_pipeline("model", Path(config.model).expanduser())
     pipeline.set_progress_bar_config(disable=True)
     train, held_out = (load_icons(pipeline.vqvae, config.dataset, split) for split in ("train", "validation"))
     labels = [index % len(class_names()) for index in range(config.num_images)]

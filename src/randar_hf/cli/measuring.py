@@ -72,9 +72,9 @@ def check_json(output: str, overwrite: bool) -> Path:
 
 def write_numbers(output: Path, numbers: dict[str, Any]):
     """Write the numbers into their place at once."""
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    partial.replace(output)
+    from randar_hf.evaluation.sampling import write_text
+
+    write_text(output, json.dumps(numbers, indent=2) + "\n")
     print(f"wrote {output}")
 
 

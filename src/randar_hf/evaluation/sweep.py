@@ -10,7 +10,7 @@ from torch import nn
 
 from .evaluating import evaluate_images, metric_names
 from .images import open_images
-from .sampling import sample_images
+from .sampling import sample_images, write_text
 
 
 NAMES = (
@@ -117,7 +117,7 @@ def sweep(
         )
         if result is not None:
             rows.append(values | result["metrics"])
-            _write(folder / name / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+            write_text(folder / name / RESULT_FILE, json.dumps(result, indent=2) + "\n")
             write_table(rows, folder, len(settings), num_images, extractor)
     return rows
 
@@ -139,8 +139,8 @@ def write_table(rows: list[dict], folder: Path, num_settings: int, num_images: i
         cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in columns]
         cells = [f"**{cell}**" for cell in cells] if index == best else cells
         lines.append("| " + " | ".join(cells) + " |")
-    _write(folder / TABLE_FILE, "\n".join(lines) + "\n")
-    _write(folder / "table.json", json.dumps(rows, indent=2) + "\n")
+    write_text(folder / TABLE_FILE, "\n".join(lines) + "\n")
+    write_text(folder / "table.json", json.dumps(rows, indent=2) + "\n")
     if score in rows[0]:
         _plot(rows, best, quality, score, folder / PLOT_FILE)
 
@@ -161,9 +161,3 @@ def _plot(rows: list[dict], best: int, quality: str, score: str, path: Path) -> 
     axes.set(xlabel=score, ylabel=quality, title=f"by {swept}")
     axes.legend()
     figure.savefig(path)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
