@@ -66,7 +66,7 @@ $(STAMPS)/core: $(STAMPS)/torch setup.py pyproject.toml
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/core
-	$(INSTALL_PACKAGE) ".[test,training,space]"
+	$(INSTALL_PACKAGE) ".[test,training,evaluation,space]"
 	@touch $@
 
 $(STAMPS)/training: $(STAMPS)/core

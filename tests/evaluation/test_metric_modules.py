@@ -2,6 +2,7 @@
 
 import json
 
+import evaluate
 import pytest
 import torch
 
@@ -9,7 +10,6 @@ from randar_hf.evaluation import frechet_distance, inception_score, kernel_dista
 from randar_hf.evaluation.metric_modules import FOLDER, metric_module
 
 
-evaluate = pytest.importorskip("evaluate")
 NAMES = ("frechet_distance", "inception_score", "kernel_distance", "precision_recall")
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from .evaluating import evaluate_images, metric_names
@@ -147,8 +148,6 @@ def write_table(rows: list[dict], folder: Path, num_settings: int, num_images: i
 
 def _plot(rows: list[dict], best: int, quality: str, score: str, path: Path) -> None:
     """One number against the other, a point for each setting."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     settings = [",".join(str(row[name]) for name in NAMES if name in row) for row in rows]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import tqdm
 from diffusers import DiffusionPipeline
+from matplotlib.figure import Figure
 
 from randar_hf.checks import is_int
 
@@ -126,8 +127,6 @@ def _count(scores: np.ndarray, labels: np.ndarray) -> dict:
 
 def draw_confusion(confusion: list[list[int]], names: list[str], path: str | os.PathLike) -> None:
     """Write an image of how often each true class, a row, was taken for each class, as fractions of the row."""
-    from matplotlib.figure import Figure
-
     counts = np.array(confusion, dtype=float)
     fractions = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     side = max(4.0, min(24.0, 0.3 * len(counts)))
