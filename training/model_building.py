@@ -7,7 +7,7 @@ from peft import PeftModel
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.orders import FIXED_ORDER_NAMES
 
-from .data.token_files import check_tokenizer, label_names, num_tokens, read_settings, square_grid
+from .data.token_files import check_tokenizer, grid_of_rows, label_names, read_settings
 from .fine_tuning import PretrainedModel, adapt_config, load_pretrained_weights
 from .lora import add_adapter
 from .training_config import MODELS, TrainingConfig
@@ -28,8 +28,7 @@ def build_model_config(
         pretrained: the model to start from, which has all that the classes do not tell.
 
     Raises:
-        ValueError: the labels do not start at 0, the tokenizer or the pretrained model does not belong to the
-            tokens, or sizes do not fit.
+        ValueError: the tokenizer or the pretrained model does not belong to the tokens, or sizes do not fit.
     """
     names = label_names(rows)
     settings = read_settings(config.dataset)
@@ -38,7 +37,7 @@ def build_model_config(
     elif settings is None:
         raise ValueError("`tokenizer` must be given, since no tokenizer settings are stored with the tokens")
     vocab_size = settings.vocab_size if settings else vqvae.config.num_vq_embeddings
-    grid = (settings.height, settings.width) if settings else square_grid(num_tokens(rows))
+    grid = grid_of_rows(rows, settings)
     fields = {
         "num_classes": len(names),
         "id2label": dict(enumerate(names)),

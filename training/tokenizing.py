@@ -19,6 +19,7 @@ from .data.crops import AUGMENTATIONS
 from .data.image_rows import ImageRows, SourceRow
 from .data.published_codes import READERS, CodeRows
 from .data.reading import split_name
+from .data.token_checks import MAX_CLASSES
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
 from .outputs import write_text
@@ -205,8 +206,8 @@ class TokenRun:
 
     def _check_labels(self, labels: tuple) -> tuple:
         names = getattr(self.source.schema.label, "names", None)
-        limit = len(names) if names else float("inf")
+        limit = len(names) if names else MAX_CLASSES
         for label in labels:
             if not isinstance(label, int) or not 0 <= label < limit:
-                raise ValueError(f"`label_column` must hold whole numbers from 0 to below {limit}, got {label!r}")
+                raise ValueError(f"`label_column` must hold labels from 0 to {limit - 1}, got {label!r}")
         return labels

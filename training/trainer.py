@@ -16,7 +16,14 @@ from randar_hf.orders import make_order
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import Checkpoint, last_checkpoint
 from .data.reading import load_rows
-from .data.token_files import check_validation_classes, label_names, load_tokenizer, token_columns, token_tensors
+from .data.token_files import (
+    check_codes,
+    check_validation_classes,
+    label_names,
+    load_tokenizer,
+    token_columns,
+    token_tensors,
+)
 from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
@@ -61,6 +68,8 @@ def train(config: TrainingConfig) -> Path:
         train_rows, validation_rows = _load_rows(config)
         vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
         model_config = build_model_config(config, train_rows, vqvae, pretrained)
+        for rows in filter(None, (train_rows, validation_rows)):
+            check_codes(rows, config.token_column, model_config.grid, model_config.vocab_size)
         if config.push_to_hub is not None:
             prepare_repository(accelerator, config.push_to_hub)
         with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from torch.utils.data import DataLoader
 
 from randar_hf.training import TokenizingConfig, TrainingConfig, tokenize_images, train
@@ -145,3 +145,58 @@ def test_the_tokenizer_is_known_by_weights_and_configuration(token_folder, token
     vqvae.quantize.embedding.weight.data[0, 0] += 1
     with pytest.raises(ValueError, match="`tokenizer` must be the one that made the tokens"):
         check_tokenizer(settings, vqvae)
+
+
+NAMES = ClassLabel(names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("row", "label", "feature", "message"),
+    [
+        ([1] * 15 + [16], 0, Value("int64"), "`token_column` .* codes from 0 to 15, got 16 in row 6 of 'tokens'"),
+        ([1] * 15 + [-100], 0, Value("int64"), "`token_column` .* codes from 0 to 15, got -100 in row 6 of 'tokens'"),
+        ([1] * 15 + [None], 0, Value("int64"), "`token_column` .* codes from 0 to 15, got None in row 6 of 'tokens'"),
+        ([1] * 9, 0, Value("int64"), "`token_column` .* 16 tokens in each row, got 9 in row 6 of 'tokens'"),
+        ([1] * 16, 99_999_999, Value("int64"), "`label_column` .* from 0 to 65535, got 99999999 in row 6 of 'label'"),
+        ([1] * 16, -1, Value("int64"), "`label_column` .* from 0 to 65535, got -1 in row 6 of 'label'"),
+        ([1] * 16, None, Value("int64"), "`label_column` .* from 0 to 65535, got None in row 6 of 'label'"),
+        ([1] * 16, -1, NAMES, "`label_column` .* from 0 to 2, got -1 in row 6 of 'label'"),
+        ([1.5] * 16, 0, NAMES, "`token_column` must hold a list of whole numbers"),
+    ],
+)
+def test_a_row_that_is_no_tokens_is_refused_before_the_folder_is_claimed(
+    row, label, feature, message, tokenizer_folder, training_settings, tmp_path
+):
+    columns = {"tokens": [[1] * 16] * 6 + [row], "label": [0] * 6 + [label]}
+    number = "float64" if isinstance(row[0], float) else "int64"
+    features = Features({"tokens": List(Value(number)), "label": feature})
+    refuse_to_train(Dataset.from_dict(columns, features), message, tokenizer_folder, training_settings, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 4), (10, 16)])
+def test_grids_are_not_taken_for_crops(shape, tokenizer_folder, training_settings, tmp_path):
+    rows = Dataset.from_dict({"tokens": np.ones((8, *shape), int), "label": [0] * 8})
+    refuse_to_train(rows, "`token_column` .* one flat list", tokenizer_folder, training_settings, tmp_path)
+
+
+def test_files_of_crops_whose_rows_are_grids_are_refused(token_folder, tokenizer_folder, training_settings, tmp_path):
+    table = pq.read_table(token_folder / "train.parquet")
+    grids = [np.reshape(row, (4, 4)).tolist() for row in table["tokens"].to_pylist()]
+    table = table.set_column(0, "tokens", [grids]).replace_schema_metadata(
+        {SETTINGS_KEY: table.schema.metadata[SETTINGS_KEY]}
+    )
+    (tmp_path / "grids").mkdir()
+    pq.write_table(table, tmp_path / "grids" / "train.parquet")
+    settings = training_settings | {"dataset": str(tmp_path / "grids"), "output_dir": str(tmp_path / "refused")}
+    with pytest.raises(ValueError, match="`token_column` must hold 16 tokens in each row, got 4 in row 0"):
+        train(TrainingConfig(**settings, tokenizer=str(tokenizer_folder)))
+
+
+def refuse_to_train(rows, message, tokenizer_folder, training_settings, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    rows.to_parquet(tmp_path / "foreign" / "train.parquet")
+    settings = training_settings | {"dataset": str(tmp_path / "foreign"), "output_dir": str(tmp_path / "refused")}
+    settings |= {"tokenizer": str(tokenizer_folder), "validation_split": None}
+    with pytest.raises(ValueError, match=message):
+        train(TrainingConfig(**settings))
+    assert not (tmp_path / "refused").exists()

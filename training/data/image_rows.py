@@ -14,6 +14,7 @@ from randar_hf.vq import downsampling, encode_images
 from .crops import AUGMENTATIONS, cut_crops, square_size
 from .pixels import image_content, read_image
 from .reading import class_feature, load_rows, number_texts, undecoded
+from .token_checks import check_labels
 from .token_files import token_settings
 from .token_writer import TokenSchema
 
@@ -37,8 +38,8 @@ class ImageRows:
         vqvae: the tokenizer, on its device.
 
     Raises:
-        ValueError: there is no such data set or column, or it holds no images or no labels, or the size does not
-            suit the tokenizer.
+        ValueError: there is no such data set or column, or it holds no images or no labels, a label lies out of range,
+            or the size does not suit the tokenizer.
     """
 
     def __init__(self, config, vqvae: VQModel):
@@ -56,6 +57,8 @@ class ImageRows:
         label = class_feature(rows, config.label_column)
         if label is None:
             label = number_texts(config.dataset, config.dataset_config, config.label_column)
+        elif not self.streamed:
+            check_labels(rows, config.label_column)
         self.rows = undecoded(rows, config.image_column, config.label_column, "__key__")
         self.image_size = config.image_size or vqvae.config.sample_size
         if self.image_size % downsampling(vqvae):

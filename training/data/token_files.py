@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset
 from diffusers import VQModel
 from safetensors import SafetensorError
 
@@ -19,6 +19,7 @@ from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
 from .reading import MissingDataError, check_column, is_hidden, is_whole
+from .token_checks import check_labels, check_token_feature, check_tokens, entries
 
 
 SETTINGS_KEY = b"randar_hf"
@@ -129,13 +130,17 @@ def token_columns(rows: Dataset, token_column: str, label_column: str) -> Datase
     """The two columns of a data set that are trained on, checked, as `tokens` and `label`.
 
     Raises:
-        ValueError: a column is not there, or does not hold what it should.
+        ValueError: a column is not there, or does not hold what it should; there is no row; a label lies out of range.
     """
     check_column(rows, "token_column", token_column)
     check_column(rows, "label_column", label_column)
     feature = rows.features[label_column]
     if not isinstance(feature, ClassLabel) and not is_whole(feature):
         raise ValueError(f"`label_column` must hold whole numbers or a ClassLabel, got {feature} in {label_column!r}")
+    check_token_feature(rows.features[token_column], token_column)
+    if not len(rows):
+        raise ValueError("`dataset` must hold at least one row, got none")
+    check_labels(rows, label_column)
     rows = rows.select_columns([token_column, label_column])
     return rows.rename_columns({token_column: "tokens", label_column: "label"})
 
@@ -155,28 +160,37 @@ def token_tensors(rows: Dataset, seed: int | None = None):
 
 def has_crops(rows: Dataset) -> bool:
     """Whether the tokens of a row are those of several crops, (A, N)."""
-    feature = rows.features["tokens"]
-    return isinstance(feature, List) and isinstance(feature.feature, List)
+    return entries(entries(rows.features["tokens"])) is not None
 
 
-def num_tokens(rows: Dataset) -> int:
-    """Tokens of one image, N."""
-    tokens = rows[0]["tokens"]
-    return len(tokens[0] if has_crops(rows) else tokens)
+def grid_of_rows(rows: Dataset, settings: TokenSettings | None) -> tuple[int, int]:
+    """Rows and columns of the grid that the tokens of an image lie on: as stored with them, or square.
+
+    Raises:
+        ValueError: it is not stored, and rows hold lists of lists, or do not form a square.
+    """
+    if settings is not None:
+        return settings.height, settings.width
+    first = rows[0]["tokens"]
+    if has_crops(rows):
+        raise ValueError(
+            "`token_column` must hold one flat list of tokens in each row, in raster order, got lists of lists: crops "
+            "are known as such in the files of `randar-hf tokenize` alone"
+        )
+    return square_grid(len(first))
+
+
+def check_codes(rows: Dataset, column: str, grid: tuple[int, int], vocab_size: int) -> None:
+    """Raise a `ValueError`, which names the column, unless rows are tokens (N,) or (A, N) of a grid and a codebook."""
+    num_crops = len(rows[0]["tokens"]) if has_crops(rows) else None
+    check_tokens(rows, column, num_crops, grid[0] * grid[1], vocab_size)
 
 
 def label_names(rows: Dataset) -> list[str]:
-    """Names of the classes of rows of `token_columns`: those of the `ClassLabel`, or the numbers as text.
-
-    Raises:
-        ValueError: a label is below 0.
-    """
+    """Names of the classes of rows of `token_columns`: those of the `ClassLabel`, or the numbers as text."""
     if isinstance(feature := rows.features["label"], ClassLabel):
         return list(feature.names)
-    labels = np.asarray(rows.with_format("numpy")["label"][:])
-    if labels.min() < 0:
-        raise ValueError(f"`label_column` must hold labels that start at 0, got {labels.min()}")
-    return [str(label) for label in range(labels.max() + 1)]
+    return [str(label) for label in range(max(rows.unique("label")) + 1)]
 
 
 def check_same_classes(names: list[str], known: list[str], place: str) -> None:
