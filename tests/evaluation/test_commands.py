@@ -50,7 +50,7 @@ def test_wrong_evaluation_is_one_line_and_writes_nothing(vit, make_images, tmp_p
     for message, words in (
         ("`samples` must be an npz file that exists", ("nothing.npz", "--reference", reference)),
         ("go with a pipeline", (samples, "--reference", reference, "--num-images", 5)),
-        ("`--save-reference` must be an npz file", (samples, "--reference", reference, "--save-reference", "a.txt")),
+        ("`--save-reference` must end in .npz", (samples, "--reference", reference, "--save-reference", "a.txt")),
         ("`--output` must end in .json", (samples, "--reference", reference, "--output", "a.txt")),
         ("`batch_size` must be an int of at least 1", (samples, "--reference", reference, "--batch-size", 0)),
     ):
@@ -74,6 +74,11 @@ def test_sweep(model_folder, vit, make_images, tmp_path, capsys):
     ]
     assert (tmp_path / "out" / "plot.png").exists()
     assert refused(capsys, "`guidance_scale` must be values", *words, "--guidance-scale", "1-2")
+    words = ("--model", model_folder, "--features", vit / "plain", "--device", "cpu", "--steps", 2)
+    for command in (("sweep", "--output-dir", "new"), ("evaluate", model_folder, "--output", "new.json")):
+        asked = (*command, *words[2 if command[0] == "evaluate" else 0 :], "--reference", "none.npz")
+        assert refused(capsys, "`reference` must be an npz file that exists", *asked)  # before a model is sampled
+        assert not list(tmp_path.glob("new*"))
 
 
 def test_probe_and_classify(model_folder, make_images, tmp_path, capsys):

@@ -1,23 +1,35 @@
 """Sets of images against a reference: numbers, resuming, statistics that are saved, wrong input."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from randar_hf.evaluation import InceptionFeatures, frechet_distance, inception_score, precision_recall
+from randar_hf.evaluation import (
+    FeatureStatistics,
+    InceptionFeatures,
+    frechet_distance,
+    inception_score,
+    precision_recall,
+)
 from randar_hf.evaluation.evaluating import evaluate_images
 from randar_hf.evaluation.extractors import VisionModelFeatures, load_extractor
 from randar_hf.evaluation.feature_store import FeatureStore
 from randar_hf.evaluation.images import open_images
-from randar_hf.evaluation.references import check_statistics_file, open_reference, read_reference, spatial_order
+from randar_hf.evaluation.references import open_reference, spatial_order
 
 
 def features_of(extractor, folder):
     images = open_images("samples", folder)
     return extractor(images.batch(range(images.count)))
+
+
+def evaluate(samples, reference, extractor, store_dir, **settings):
+    images = open_images("samples", samples)
+    return evaluate_images(images, open_reference(reference, extractor, store_dir), extractor, store_dir, **settings)
 
 
 def as_array_file(folder, path):
@@ -29,7 +41,7 @@ def as_array_file(folder, path):
 
 def test_the_numbers_are_those_of_the_functions(extractor, make_images, tmp_path):
     samples, reference = make_images("samples", 30), make_images("reference", 40, seed=1, offset=30)
-    result = evaluate_images(open_images("samples", samples), reference, extractor, tmp_path / "store", batch_size=7)
+    result = evaluate(samples, reference, extractor, tmp_path / "store", batch_size=7)
     first, second = (features_of(extractor, folder) for folder in (samples, reference))
     metrics = result["metrics"]
     assert metrics["frechet_distance"] == pytest.approx(frechet_distance(first.pool, second.pool), rel=1e-5)
@@ -48,7 +60,7 @@ def test_batches_and_kinds_of_files_change_nothing(extractor, make_images, tmp_p
     samples, reference = make_images("samples", 30), make_images("reference", 40, seed=1)
     arrays = as_array_file(samples, tmp_path / "samples.npz"), as_array_file(reference, tmp_path / "reference.npz")
     found = [
-        evaluate_images(open_images("samples", first), second, extractor, tmp_path / name, batch_size=batch_size)
+        evaluate(first, second, extractor, tmp_path / name, batch_size=batch_size)
         for name, first, second, batch_size in (("a", samples, reference, 4), ("b", *arrays, 13))
     ]
     assert found[0]["metrics"] == pytest.approx(found[1]["metrics"], rel=1e-9)
@@ -78,15 +90,16 @@ def test_a_kill_loses_one_batch(extractor, make_images, tmp_path, monkeypatch):
 
 
 def test_statistics_that_are_saved_stand_for_the_images(extractor, make_images, tmp_path):
-    samples, reference = open_images("samples", make_images("samples", 30)), make_images("reference", 40, seed=1)
-    saved = tmp_path / "reference.npz"
-    from_images = evaluate_images(samples, reference, extractor, tmp_path / "store", save_reference=saved)
-    from_file = evaluate_images(samples, saved, extractor, tmp_path / "store")
+    samples, reference = make_images("samples", 30), make_images("reference", 40, seed=1)
+    saved, copied = tmp_path / "reference.npz", tmp_path / "copied.npz"
+    from_images = evaluate(samples, reference, extractor, tmp_path / "store", save_reference=saved)
+    from_file = evaluate(samples, saved, extractor, tmp_path / "store", save_reference=copied)
+    assert evaluate(samples, copied, extractor, tmp_path / "store")["metrics"] == from_file["metrics"]
     assert from_file["metrics"] == pytest.approx(from_images["metrics"], rel=1e-9)
     assert from_file["reference"]["images"] == 40
     extractor.sha256 = "1" * 64
     with pytest.raises(ValueError, match="`reference` must hold statistics of the same features, got others. sha256"):
-        evaluate_images(samples, saved, extractor, tmp_path / "store")
+        evaluate(samples, saved, extractor, tmp_path / "store")
 
 
 def adm_arrays(seed=0):
@@ -101,9 +114,9 @@ def test_spatial_statistics_of_the_adm_evaluator_come_in_its_order(tmp_path):
     np.savez(tmp_path / "adm.npz", **arrays)
     with torch.device("meta"):
         network = InceptionFeatures()
-    found, store = open_reference(tmp_path / "adm.npz", network, tmp_path, None)
-    assert store is None
-    spatial = read_reference(tmp_path / "adm.npz", found, store).statistics["spatial"]
+    reference = open_reference(tmp_path / "adm.npz", network, tmp_path)
+    assert reference.store is None and reference.features is None and reference.count is None
+    spatial = reference.statistics["spatial"]
     grid = torch.from_numpy(arrays["mu_s"]).view(17, 17, 7)
     assert torch.equal(spatial.mean.view(7, 17, 17), grid.permute(2, 0, 1))
     assert torch.equal(spatial.covariance.diag(), spatial.mean**2)
@@ -115,8 +128,15 @@ def test_spatial_statistics_of_the_adm_evaluator_come_in_its_order(tmp_path):
     [
         ({"sigma": None}, "must hold `mu` and `sigma` together"),
         ({"mu_s": np.zeros(5)}, "must have 2023 numbers in `mu_s`"),
+        ({"sigma_s": np.eye(5)}, "must have 2023 numbers in `mu_s`"),
         ({"mu": np.array([{}], dtype=object)}, "cannot be read as an npz file of numbers"),
+        ({"mu": np.full(2048, np.nan)}, "holds no statistics: `mean` must be finite"),
+        ({"sigma": np.triu(np.ones((2048, 2048)))}, "holds no statistics: `covariance` must be symmetric"),
+        ({"pool": np.full((9, 2048), np.nan)}, "`reference` must be finite, got NaN"),
         ({"about": json.dumps({"network": "another"})}, "got others. network: 'another' there"),
+        ({"about": "no JSON"}, "an `about` that cannot be read"),
+        ({"about": "[1]"}, "an `about` that cannot be read"),
+        ({"about": json.dumps({"count": "many"})}, "must be of at least 2 images, got a count of 'many'"),
     ],
 )
 def test_wrong_statistics_are_one_sentence(change, message, tmp_path):
@@ -124,15 +144,21 @@ def test_wrong_statistics_are_one_sentence(change, message, tmp_path):
         network = InceptionFeatures()
     arrays = {name: value for name, value in (adm_arrays() | change).items() if value is not None}
     np.savez(tmp_path / "adm.npz", **arrays)
-    with pytest.raises(ValueError, match=message):
-        check_statistics_file(tmp_path / "adm.npz", network)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_reference(tmp_path / "adm.npz", network, tmp_path)
 
 
 def test_statistics_of_other_features_are_refused(extractor, make_images, tmp_path):
     np.savez(tmp_path / "adm.npz", **adm_arrays())
-    samples = open_images("samples", make_images("samples", 5))
+    samples = make_images("samples", 5)
     with pytest.raises(ValueError, match="got others. network: 'inception-2015-12-05' there, 'channel-moments' here"):
-        evaluate_images(samples, tmp_path / "adm.npz", extractor, tmp_path / "store")
+        evaluate(samples, tmp_path / "adm.npz", extractor, tmp_path / "store")
+    for other in ({"mu": np.zeros(4), "sigma": np.eye(4)}, {"pool": np.zeros((9, 4))}):
+        about = {"network": extractor.name, "sha256": extractor.sha256, "count": 9}
+        arrays = {"mu": np.zeros(6), "sigma": np.eye(6), "about": json.dumps(about)} | other
+        np.savez(tmp_path / "other.npz", **arrays)
+        with pytest.raises(ValueError, match="got others: 4 pool features there, 6 here"):
+            evaluate(samples, tmp_path / "other.npz", extractor, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
@@ -170,9 +196,9 @@ def test_wrong_images_are_one_sentence(make_images, tmp_path):
 def test_too_few_images_and_wrong_features_write_nothing(extractor, make_images, tmp_path, monkeypatch):
     few, enough = make_images("few", 3), make_images("enough", 6)
     with pytest.raises(ValueError, match="`samples` must hold at least 4 images, got 3"):
-        evaluate_images(open_images("samples", few), enough, extractor, tmp_path / "store")
+        evaluate(few, enough, extractor, tmp_path / "store")
     with pytest.raises(ValueError, match="`reference` must hold at least 4 images, got 3"):
-        evaluate_images(open_images("samples", enough), few, extractor, tmp_path / "store")
+        evaluate(enough, few, extractor, tmp_path / "store")
     real = extractor.forward
 
     def with_nan(batch):
@@ -182,8 +208,22 @@ def test_too_few_images_and_wrong_features_write_nothing(extractor, make_images,
 
     monkeypatch.setattr(extractor, "forward", with_nan)
     with pytest.raises(ValueError, match="the pool features of channel-moments hold NaN or infinity"):
-        evaluate_images(open_images("samples", enough), enough, extractor, tmp_path / "store")
+        evaluate(enough, enough, extractor, tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_images_beside_statistics_serve_precision_alone(extractor, make_images, tmp_path):
+    """As in the ADM evaluator's files: `mu` and `sigma` of all images, `arr_0` of some."""
+    some, samples = as_array_file(make_images("some", 20), tmp_path / "some.npz"), make_images("samples", 12, seed=2)
+    about = json.dumps({"network": extractor.name, "sha256": extractor.sha256})
+    np.savez(tmp_path / "adm.npz", mu=np.ones(6), sigma=np.eye(6), about=about, arr_0=np.load(some)["arr_0"])
+    found = evaluate(samples, tmp_path / "adm.npz", extractor, tmp_path / "store")
+    expected = evaluate(samples, some, extractor, tmp_path / "store")
+    assert found["metrics"]["precision"] == expected["metrics"]["precision"]
+    moments = FeatureStatistics.from_moments(np.ones(6), np.eye(6))
+    distance = frechet_distance(features_of(extractor, samples).pool, moments)
+    assert found["metrics"]["frechet_distance"] == pytest.approx(distance, rel=1e-5)
+    assert found["reference"]["images"] is None and found["reference"]["images_for_precision_and_recall"] == 20
 
 
 def test_a_crop_makes_any_images_squares_of_a_size(make_images, tmp_path):

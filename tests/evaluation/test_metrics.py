@@ -125,6 +125,24 @@ def test_balls_are_those_of_plain_distances(expected):
         assert precision_recall(samples, reference, neighbors) == tuple(part.double().mean().item() for part in inside)
 
 
+def half_distances(first, second):
+    """The ADM evaluator's: norms and products rounded to float16, and each sum of them."""
+    first, second = first.numpy().astype(np.float16), second.numpy().astype(np.float16)
+    norms = [(part * part).astype(np.float32).sum(axis=1).astype(np.float16) for part in (first, second)]
+    products = (first.astype(np.float32) @ second.astype(np.float32).T).astype(np.float16)
+    return np.maximum(norms[0][:, None] - np.float16(2) * products + norms[1], 0)
+
+
+def test_half_precision_is_the_adm_evaluators():
+    """Far from zero float16 does not tell neighbours apart, and its numbers are others."""
+    samples, reference = gaussian(200) + 16, 1.1 * gaussian(300, seed=1) + 16.2
+    radii = [np.sort(half_distances(part, part), axis=1)[:, 3] for part in (samples, reference)]
+    across = half_distances(samples, reference)
+    inside = (across <= radii[1]).any(axis=1).mean(), (across <= radii[0][:, None]).any(axis=0).mean()
+    assert precision_recall(samples, reference, half_precision=True) == inside
+    assert precision_recall(samples, reference) != pytest.approx(inside, abs=0.01)
+
+
 def test_half_precision_falls_back_where_it_overflows(expected):
     samples, reference = expected[0]["features_samples"], expected[0]["features_reference"]
     near = precision_recall(samples, reference, half_precision=True)

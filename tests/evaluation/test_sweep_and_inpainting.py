@@ -10,6 +10,7 @@ from randar_hf.evaluation import sweep as sweep_module
 from randar_hf.evaluation.evaluating import evaluate_images
 from randar_hf.evaluation.images import open_images
 from randar_hf.evaluation.inpainting import make_mask, measure_inpainting
+from randar_hf.evaluation.references import open_reference
 from randar_hf.evaluation.sampling import sample_images
 from randar_hf.evaluation.sweep import expand_range, list_settings, sweep
 from randar_hf.pipelines import RandARInpaintPipeline
@@ -38,7 +39,7 @@ def test_each_setting_comes_once():
 
 
 def test_a_sweep_goes_on_and_samples_each_setting_once(model_folder, extractor, make_images, tmp_path, monkeypatch):
-    reference, calls = make_images("reference", 12), []
+    reference, calls = open_reference(make_images("reference", 12), extractor, tmp_path / "features"), []
 
     def counted(*arguments, **settings):
         calls.append(settings["guidance_scale"])

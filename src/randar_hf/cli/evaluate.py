@@ -1,10 +1,10 @@
 """`randar-hf evaluate`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .images import check_output
 from .measuring import DataOptions, FeatureOptions, JsonOutput, WorkDir, check_json, work_folder, write_numbers
 from .options import Dtype, Overwrite, SamplingOptions
 
@@ -47,35 +47,36 @@ def evaluate(
     device: Device = None,
 ):
     """Measure images: FID, sFID, Inception Score, precision, recall and KID."""
-    from randar_hf.evaluation.evaluating import evaluate_images
+    from randar_hf.evaluation.evaluating import check_counts, evaluate_images
     from randar_hf.evaluation.images import open_images
+    from randar_hf.evaluation.references import open_reference
     from randar_hf.evaluation.sampling import is_pipeline, sample_images, start_processes
 
     target = check_json(output, overwrite)
     folder = work_folder(work_dir, target)
-    if save_reference is not None and (Path(save_reference).exists() or Path(save_reference).suffix != ".npz"):
-        raise ValueError(f"`--save-reference` must be an npz file that does not exist, got {save_reference}.")
+    if save_reference is not None:
+        check_output(save_reference, overwrite, (".npz",), "--save-reference")
     from_model = is_pipeline(samples)
     if not from_model and (sampling.given() or num_images is not None):
         raise ValueError("`--num-images` and the options of sampling go with a pipeline, got images that are there.")
     images = None if from_model else open_images("samples", samples)
     state = start_processes(device)
     network = features.load(device or state.device)
+    opened = open_reference(reference, network, folder / "features", crop, **data.given())
+    check_counts(num_images or 50_000 if from_model else images.count, opened)
     if from_model:
         requested = {"num_images": num_images or 50_000, "classes": classes, "seed": seed, "dtype": dtype}
         requested |= {"batch_size": batch_size, "device": device, "write_npz": False}
         images = open_images("samples", sample_images(samples, folder / "samples", **requested, **sampling.given()))
     result = evaluate_images(
         images,
-        reference,
+        opened,
         network,
         folder / "features",
         batch_size=batch_size,
-        crop=crop,
         half_precision=half_precision,
         save_reference=save_reference,
         state=state,
-        **data.given(),
     )
     if result is not None:
         for name, value in result["metrics"].items():

@@ -1,5 +1,6 @@
 """`randar-hf sweep`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ def sweep(
     device: Device = None,
 ):
     """Sample and evaluate a model at many settings, each once: a table, and a plot with the best marked."""
+    from randar_hf.evaluation.references import open_reference
     from randar_hf.evaluation.sampling import start_processes
     from randar_hf.evaluation.sweep import TABLE_FILE, expand_range, list_settings
     from randar_hf.evaluation.sweep import sweep as run
@@ -62,7 +64,7 @@ def sweep(
     network = features.load(device or state.device)
     rows = run(
         model,
-        reference,
+        open_reference(reference, network, Path(output_dir) / "features", crop, **data.given()),
         output_dir,
         grid,
         network,
@@ -72,9 +74,7 @@ def sweep(
         classes=classes,
         dtype=dtype,
         device=device,
-        crop=crop,
         state=state,
-        **data.given(),
     )
     if rows:
         print(f"wrote {output_dir}/{TABLE_FILE}")

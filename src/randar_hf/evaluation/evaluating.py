@@ -14,7 +14,7 @@ from randar_hf.checks import is_int
 from .feature_store import FeatureStore
 from .images import ImageSet
 from .metrics import frechet_distance, inception_score, kernel_distance, precision_recall
-from .references import Reference, open_reference, read_reference, save_statistics, spread_indices
+from .references import Reference, save_statistics, spread_indices
 
 
 NEIGHBORS, SPLIT_SIZE = 3, 5000  # the ADM evaluator's
@@ -27,59 +27,51 @@ OTHER_NAMES = {"pool": "frechet_distance", "kernel": "kernel_distance", "score":
 
 def evaluate_images(
     samples: ImageSet,
-    reference: str | os.PathLike,
+    reference: Reference,
     extractor: nn.Module,
     store_dir: str | os.PathLike,
     batch_size: int = 32,
-    crop: int | None = None,
     half_precision: bool = False,
     save_reference: str | os.PathLike | None = None,
     state: PartialState | None = None,
-    **columns: str,
 ) -> dict | None:
     """
     Measure samples against a reference: FID, sFID, Inception Score, precision, recall and KID.
 
     Args:
         samples ([`ImageSet`]): the images to measure.
-        reference (`str`): what they are compared with: an npz file of the ADM evaluator or of statistics saved here, a
-            folder of images, or a data set.
+        reference ([`Reference`]): what they are compared with, of [`open_reference`].
         extractor (`torch.nn.Module`): [`InceptionFeatures`], [`VisionModelFeatures`], or a module of one's own with
             `name`, `sha256` and `resize_rule`.
         store_dir (`str`): folder for features; those that are there already are not computed again.
         batch_size (`int`): images that a process holds at once.
-        crop (`int`, *optional*): side of the centred square that is cut of reference images.
         half_precision (`bool`): distances in float16 for precision and recall, as the ADM evaluator's.
         save_reference (`str`, *optional*): npz file to write the reference's statistics to.
         state (`accelerate.PartialState`, *optional*): the processes that share the work.
-        columns: `split`, `image_column` and `label_column` of a data set as the reference.
 
     Returns:
         `dict`: the `metrics`, a `sentence` that says what they are worth, and what they depend on: the `network`, the
         `samples`, the `reference`, the `protocol` and the `versions`. `None` in all processes but the first.
 
     Raises:
-        FileNotFoundError, ValueError: for images or a reference that do not fit; before any features are computed.
+        ValueError: for images or a reference that do not fit; before anything is written.
     """
     if not is_int(batch_size) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
-    if samples.count <= NEIGHBORS:
-        raise ValueError(f"`samples` must hold at least {NEIGHBORS + 1} images, got {samples.count}.")
-    arrays, reference_store = open_reference(reference, extractor, store_dir, crop, **columns)
-    if reference_store is not None and reference_store.images.count <= NEIGHBORS:
-        raise ValueError(f"`reference` must hold at least {NEIGHBORS + 1} images, got {reference_store.images.count}.")
+    check_counts(samples.count, reference)
+    reference.check_dimensions(extractor(samples.batch([0])))
     store = FeatureStore(store_dir, samples, extractor)
-    for part in (store, reference_store):
+    for part in (store, reference.store):
         if part is not None:
             part.fill(batch_size, state)
     if state is not None and not state.is_main_process:
         return None
-    found = read_reference(reference, arrays, reference_store)
+    reference.complete()
     if save_reference is not None:
-        save_statistics(save_reference, found, extractor, crop)
-    metrics = _measure(store, found, half_precision)
+        save_statistics(save_reference, reference, extractor)
+    metrics = _measure(store, reference, half_precision)
     return {
-        "sentence": _describe(metrics, store, found),
+        "sentence": _describe(metrics, store, reference),
         "metrics": metrics,
         "network": {
             "name": extractor.name,
@@ -89,15 +81,27 @@ def evaluate_images(
         },
         "samples": _describe_images(samples),
         "reference": {
-            "source": found.name,
-            "sha256": found.sha256,
-            "images": found.count,
-            "images_for_precision_and_recall": None if found.features is None else len(found.features),
-            "crop": crop,
+            "source": reference.name,
+            "sha256": reference.sha256,
+            "images": reference.count,
+            "images_for_precision_and_recall": None if reference.features is None else len(reference.features),
+            "crop": reference.crop,
         },
         "protocol": {"neighbors": NEIGHBORS, "split_size": SPLIT_SIZE, "half_precision": half_precision},
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def check_counts(samples: int, reference: Reference) -> None:
+    """Raise a `ValueError` unless samples and reference have more images than the neighbours that are counted."""
+    counts = {"samples": samples}
+    if reference.store is not None:
+        counts["reference"] = reference.store.images.count
+    elif reference.features is not None:
+        counts["reference"] = len(reference.features)
+    for name, count in counts.items():
+        if count <= NEIGHBORS:
+            raise ValueError(f"`{name}` must hold at least {NEIGHBORS + 1} images, got {count}.")
 
 
 def metric_names(extractor: nn.Module) -> dict[str, str]:

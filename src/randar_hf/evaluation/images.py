@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -267,12 +268,24 @@ def read_arrays(argument: str, path: Path, names: list[str]) -> dict[str, np.nda
         FileNotFoundError: if there is no such file.
         ValueError: if it is cut, or an array is pickled.
     """
+    with _open_npz(argument, path) as file:
+        return {name: file[name] for name in names if name in file.files}
+
+
+def list_arrays(argument: str, path: Path) -> list[str]:
+    """The names of an npz file's arrays, none of which is read; raises as [`read_arrays`] does."""
+    with _open_npz(argument, path) as file:
+        return list(file.files)
+
+
+@contextmanager
+def _open_npz(argument: str, path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be an npz file that exists, got {str(path)!r}.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names if name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
+            yield file
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"`{argument}`: {str(path)!r} cannot be read as an npz file of numbers: {error}") from error
 
 

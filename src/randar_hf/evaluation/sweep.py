@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import nn
 
-from .evaluating import evaluate_images, metric_names
+from .evaluating import check_counts, evaluate_images, metric_names
 from .images import open_images
+from .references import Reference
 from .sampling import sample_images, write_text
 
 
@@ -62,7 +64,7 @@ def list_settings(grid: dict[str, Sequence]) -> list[dict]:
 
 def sweep(
     model: str | os.PathLike | None,
-    reference: str | os.PathLike,
+    reference: Reference,
     output_dir: str | os.PathLike,
     grid: dict[str, Sequence],
     extractor: nn.Module,
@@ -72,26 +74,25 @@ def sweep(
     classes: str = "balanced",
     dtype: str = "float32",
     device: str | None = None,
-    crop: int | None = None,
-    state=None,
-    **columns: str,
+    state: PartialState | None = None,
 ) -> list[dict]:
     """
     Sample and evaluate a model at each combination of settings; called again, go on where it stopped.
 
     Args:
         model (`str` or `None`): folder or Hub name of a pipeline; `None` for the shipped one.
-        reference (`str`): what the samples are compared with, as for [`evaluate_images`].
+        reference ([`Reference`]): what the samples are compared with, of [`open_reference`].
         output_dir (`str`): folder with a folder for each setting, `table.md`, `table.json` and `plot.png`.
         grid (`dict`): values by the name of a setting of [`sample_images`].
         extractor (`torch.nn.Module`): whose features are compared.
         num_images, batch_size, seed, classes, dtype, device: as for [`sample_images`].
-        crop, state, columns: as for [`evaluate_images`].
+        state (`accelerate.PartialState`, *optional*): the processes that share the work.
 
     Returns:
         `list[dict]`: for each setting its values and metrics, in the order of the grid.
     """
     settings, folder, rows = list_settings(grid), Path(output_dir), []
+    check_counts(num_images, reference)
     for values in settings:
         name = ",".join(f"{key}={value}" for key, value in values.items())
         samples = sample_images(
@@ -112,9 +113,7 @@ def sweep(
             extractor,
             folder / "features",
             batch_size=batch_size,
-            crop=crop,
             state=state,
-            **columns,
         )
         if result is not None:
             rows.append(values | result["metrics"])
