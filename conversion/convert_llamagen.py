@@ -25,7 +25,7 @@ def convert_llamagen(
         num_attention_heads (`int`, *optional*): attention heads, which no shape tells; by default heads are as wide as
             in the published models: 64, but 100 in 3B and 128 in 7B.
         **overrides: fields of [`RandARConfig`]; what the shapes tell is read from them. `grid_size` is 16 by default;
-            files for pictures of 384 pixels need 24.
+            files for images of 384 pixels need 24.
 
     Returns:
         `RandARForCausalLM`: the model in evaluation mode, in the type of the checkpoint.

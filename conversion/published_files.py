@@ -9,7 +9,7 @@ from randar_hf.cards import Origin
 
 RANDAR_LIMITS = (
     "They were measured before the authors mended their sampler in July 2025; until then it left the last token of "
-    "every picture undecoded. They have not been measured again."
+    "every image undecoded. They have not been measured again."
 )
 LLAMAGEN_LIMITS = (
     "Several people who measured these files again report higher FIDs (issues 48, 53 and 86 of the authors' "
@@ -63,7 +63,7 @@ def _randar(
 
 def _llamagen(size: str, side: int, num_parameters: int, guidance_scale: float, fid: float) -> PublishedFile:
     origin = Origin(
-        name=f"LlamaGen-{size} for pictures of {side} pixels",
+        name=f"LlamaGen-{size} for images of {side} pixels",
         repository="FoundationVision/LlamaGen",
         source="https://github.com/FoundationVision/LlamaGen",
         license="mit",

@@ -80,19 +80,19 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
             guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
-            top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
-            top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
+            top_k (`int`, *optional*): only the k likeliest tokens are sampled; 0 for all.
+            top_p (`float`, *optional*): only the likeliest tokens of this fraction are sampled, in (0, 1].
             order (`str`, *optional*): name of a decoding order, taken within the coarse grid and within the finer one.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
                 each of which asks for so many tokens; instead of `num_inference_steps`.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F) while the finer cells are filled, at
                 least 0; 1 turns it off. The coarse tokens are generated without.
-            spatial_dropout (`float`): share of the tokens that its second sequence lacks, in [0, 1).
-            spatial_dropout_tokens (`str`): `"all"`, each token by chance; `"coarse"`, exactly this share of the coarse
-                tokens and no other, as in the authors' program, where it is 0.5.
-            refine (`int`): rounds in which the least likely tokens are drawn again, given the others; 0 for none.
-            refine_share (`float`): share of the tokens that a round draws again, in (0, 1].
+            spatial_dropout (`float`): fraction of the tokens that its second sequence drops, in [0, 1).
+            spatial_dropout_tokens (`str`): `"all"`, each token by chance; `"coarse"`, exactly this fraction of the
+                coarse tokens and no other, as in the authors' program, where it is 0.5.
+            refine (`int`): rounds in which the least likely tokens are sampled again, given the others; 0 for none.
+            refine_share (`float`): fraction of the tokens that a round samples again, in (0, 1].
             output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"` for tokens (B, N) in raster order.
             return_dict (`bool`): return an `ImagePipelineOutput` or a plain tuple.
             callback_on_step_end (callable, *optional*): called as `callback(pipe, step, step, {"latents": tokens})`

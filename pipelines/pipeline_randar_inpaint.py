@@ -1,4 +1,4 @@
-"""Inpainting and class-conditional editing: parts of a picture are painted anew, given all the rest."""
+"""Inpainting and class-conditional editing: parts of an image are painted anew, given all the rest."""
 
 from collections.abc import Callable
 
@@ -59,18 +59,18 @@ class RandARInpaintPipeline(RandARBasePipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
     ) -> ImagePipelineOutput | tuple:
         """
-        Paint the masked parts of pictures anew, given all the rest and a class: their own, or another one.
+        Paint the masked parts of images anew, given all the rest and a class: their own, or another one.
 
         A token is painted if the mask covers any of its pixels; all other tokens are read in one pass. Pixels outside
         the mask come back exactly as they were. Settings that are `None` take the value stored with the transformer.
 
         Args:
             class_labels (`int`, `str`, `list` or `torch.Tensor`): class ids, names, or a mixture, one per result.
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): one picture for all labels, or
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): one image for all labels, or
                 one for each: PIL of any mode, read as RGB; arrays (H, W, 3) or (B, H, W, 3) and tensors (3, H, W) or
-                (B, 3, H, W), floating point in [0, 1] or uint8 in 0..255. A picture of another size than the working
-                size is resized to it, and what is painted back to the picture's size.
-            mask_image (as `image`): one mask for all labels, or one for each, of the picture's size: PIL, read as
+                (B, 3, H, W), floating point in [0, 1] or uint8 in 0..255. An image of another size than the working
+                size is resized to it, and what is painted back to the image's size.
+            mask_image (as `image`): one mask for all labels, or one for each, of the image's size: PIL, read as
                 grey; arrays and tensors of one channel, (H, W) or (B, H, W), also with a dimension of 1 for it, that
                 may be boolean. What is white, above one half, is painted.
             num_images_per_prompt (`int`): results for each label, next to one another.
@@ -80,24 +80,24 @@ class RandARInpaintPipeline(RandARBasePipeline):
             guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
             guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
-            top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
-            top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
+            top_k (`int`, *optional*): only the k likeliest tokens are sampled; 0 for all.
+            top_p (`float`, *optional*): only the likeliest tokens of this fraction are sampled, in (0, 1].
             order (`str` or `torch.LongTensor`, *optional*): name of a decoding order, or a permutation of the raster
-                places, of shape (N,) or one row per image; tokens that are kept are left out.
+                positions, of shape (N,) or one row per image; tokens that are kept are skipped.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
                 each of which asks for so many tokens; instead of `num_inference_steps`.
             height, width (`int`, *optional*): the working size in pixels, multiples of the pixels of a token; by
                 default that of the trained grid.
-            strength (`float`): share of the masked tokens that is painted, in (0, 1], at least one; the others, chosen
-                at random, stay as they were encoded.
-            seam (`int`): pixels, at least 0, over which the old picture turns into the new one, inwards from the edge
+            strength (`float`): fraction of the masked tokens that is painted, in (0, 1], at least one; the others,
+                chosen at random, stay as they were encoded.
+            seam (`int`): pixels, at least 0, over which the old image turns into the new one, inwards from the edge
                 of the mask.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F), at least 0; 1 turns it off.
-            spatial_dropout (`float`): share of the drawn tokens that its second sequence lacks, in [0, 1).
-            refine (`int`): rounds in which the least likely painted tokens are drawn again; 0 for none.
-            refine_share (`float`): share of the painted tokens that a round draws again, in (0, 1].
-            output_type (`str`): `"pil"`, `"np"` and `"pt"` for pictures of one size, in float32, or `"latent"` for
+            spatial_dropout (`float`): fraction of the sampled tokens that its second sequence drops, in [0, 1).
+            refine (`int`): rounds in which the least likely painted tokens are sampled again; 0 for none.
+            refine_share (`float`): fraction of the painted tokens that a round samples again, in (0, 1].
+            output_type (`str`): `"pil"`, `"np"` and `"pt"` for images of one size, in float32, or `"latent"` for
                 tokens (B, N) in raster order.
             return_dict (`bool`): return an `ImagePipelineOutput` or a plain tuple.
             callback_on_step_end (callable, *optional*): called as `callback(pipe, step, step, {"latents": tokens})`
@@ -106,7 +106,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
 
         Returns:
-            `ImagePipelineOutput` or `tuple`: the pictures, in their own sizes. One whose mask is empty comes back as
+            `ImagePipelineOutput` or `tuple`: the images, in their own sizes. One whose mask is empty comes back as
             it was, with a warning.
 
         Raises:
@@ -183,7 +183,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
 
 
 def check_strength_and_seam(strength: float, seam: int):
-    """Raise a `ValueError` for a share outside (0, 1] or a width below 0."""
+    """Raise a `ValueError` for a fraction outside (0, 1] or a width below 0."""
     if not is_finite(strength) or not 0 < strength <= 1:
         raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}.")
     if not is_int(seam) or seam < 0:

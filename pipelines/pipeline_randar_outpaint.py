@@ -1,4 +1,4 @@
-"""Outpainting: pictures grow beyond their edges."""
+"""Outpainting: images grow beyond their edges."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ ATTENTIONS = ("full", "sliding_window")
 
 class RandAROutpaintPipeline(RandARBasePipeline):
     """
-    Outpainting with RandAR (arXiv 2412.01827, Sec. 3.4.2): pictures are extended to any side.
+    Outpainting with RandAR (arXiv 2412.01827, Sec. 3.4.2): images are extended to any side.
 
     Args:
         transformer ([`RandARForCausalLM`]): predicts image tokens in any order.
@@ -57,14 +57,14 @@ class RandAROutpaintPipeline(RandARBasePipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
     ) -> ImagePipelineOutput | tuple:
         """
-        Extend pictures beyond their edges, given a class.
+        Extend images beyond their edges, given a class.
 
-        The pictures' own pixels come back exactly as they were. Settings that are `None` take the value stored with
+        The images' own pixels come back exactly as they were. Settings that are `None` take the value stored with
         the transformer.
 
         Args:
             class_labels (`int`, `str`, `list` or `torch.Tensor`): class ids, names, or a mixture, one per result.
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): one picture for all labels, or
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): one image for all labels, or
                 one for each, all of one size, whose sides are multiples of the pixels of a token: PIL of any mode,
                 read as RGB; arrays (H, W, 3) or (B, H, W, 3) and tensors (3, H, W) or (B, 3, H, W), floating point in
                 [0, 1] or uint8 in 0..255.
@@ -80,18 +80,18 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
             guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
-            top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
-            top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
+            top_k (`int`, *optional*): only the k likeliest tokens are sampled; 0 for all.
+            top_p (`float`, *optional*): only the likeliest tokens of this fraction are sampled, in (0, 1].
             order (`str` or `torch.LongTensor`, *optional*): name of a decoding order, or a permutation of the raster
-                places, of the canvas or of a window: of shape (N,) or one row per image; known places are left out.
-            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+                positions, of the canvas or of a window: of shape (N,) or one row per image; known positions are
+            skipped. generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
                 each of which asks for so many tokens; instead of `num_inference_steps`.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F), at least 0; 1 turns it off.
-            spatial_dropout (`float`): share of the drawn tokens that its second sequence lacks, in [0, 1).
-            refine (`int`): rounds in which the least likely new tokens are drawn again; 0 for none. Only with full
+            spatial_dropout (`float`): fraction of the sampled tokens that its second sequence drops, in [0, 1).
+            refine (`int`): rounds in which the least likely new tokens are sampled again; 0 for none. Only with full
                 attention.
-            refine_share (`float`): share of the new tokens that a round draws again, in (0, 1].
+            refine_share (`float`): fraction of the new tokens that a round samples again, in (0, 1].
             output_type (`str`): `"pil"`, `"np"` and `"pt"` in float32, or `"latent"` for tokens (B, N) of the canvas
                 in raster order.
             return_dict (`bool`): return an `ImagePipelineOutput` or a plain tuple.
@@ -102,7 +102,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
 
         Returns:
-            `ImagePipelineOutput` or `tuple`: pictures of the size of the canvas.
+            `ImagePipelineOutput` or `tuple`: images of the size of the canvas.
 
         Raises:
             ValueError: for any argument out of its range, before the tokenizer and the model run.

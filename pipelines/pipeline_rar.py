@@ -51,15 +51,15 @@ class RARPipeline(RandARBasePipeline):
             class_labels (`int`, `str`, `list` or `torch.Tensor`): class ids, names, or a mixture, one per image.
             num_images_per_prompt (`int`): images for each label.
             num_inference_steps (`int`, *optional*): decoding steps, as many as there are tokens, unless the model's
-                `scan_order` is one that is drawn: then also fewer.
+                `scan_order` is one that is sampled: then also fewer.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.
             guidance_schedule (`str`, *optional*): `"linear"` (from 1 to the scale), `"constant"` or `"power_cosine"`.
             guidance_power (`float`, *optional*): exponent of `"power_cosine"`, at least 0.
             temperature (`float`, *optional*): above 0.
-            top_k (`int`, *optional*): only the k likeliest tokens are drawn; 0 for all.
-            top_p (`float`, *optional*): only the likeliest tokens of this share are drawn, in (0, 1].
-            order (`str` or `torch.LongTensor`, *optional*): the model's own order, by name or as raster places of
-                shape (N,) or one row per image; any order, if `scan_order` is one that is drawn.
+            top_k (`int`, *optional*): only the k likeliest tokens are sampled; 0 for all.
+            top_p (`float`, *optional*): only the likeliest tokens of this fraction are sampled, in (0, 1].
+            order (`str` or `torch.LongTensor`, *optional*): the model's own order, by name or as raster positions of
+                shape (N,) or one row per image; any order, if `scan_order` is one that is sampled.
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
                 each of which asks for so many tokens; instead of `num_inference_steps`.

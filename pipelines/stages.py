@@ -56,32 +56,32 @@ class Stages:
     def _decode_coarse_first(self, model: RandARForCausalLM, generator: Generators) -> Iterator[GenerationState]:
         num_fine = self.fine.num_steps
         for state in model.decode(self.coarse, generator=generator):
-            places = self._place(state.tokens)  # (B, M)
+            positions = self._spread(state.tokens)  # (B, M)
             outer = GenerationState(
-                state.step, state.num_steps + num_fine, places[:, : self.num_cells], state.guidance_scale
+                state.step, state.num_steps + num_fine, positions[:, : self.num_cells], state.guidance_scale
             )
             yield outer
             state.guidance_scale = outer.guidance_scale
         if not num_fine:
             return
         fine = replace(self.fine, spatial_dropout=self._sample_dropped(generator))
-        for state in model.decode(fine, places.clamp(min=0), generator, self._order_places(generator)):
+        for state in model.decode(fine, positions.clamp(min=0), generator, self._order_positions(generator)):
             if state.step >= 0:
                 tokens = state.tokens[:, : self.num_cells]
                 outer = GenerationState(outer.step + 1, outer.num_steps, tokens, outer.guidance_scale)
                 yield outer
             state.guidance_scale = outer.guidance_scale
 
-    def _place(self, coarse: torch.LongTensor) -> torch.LongTensor:
+    def _spread(self, coarse: torch.LongTensor) -> torch.LongTensor:
         """Coarse tokens (B, h * w) at their positions (B, M), -1 elsewhere."""
-        places = self.finer.coarse_places.to(coarse.device).expand(len(coarse), -1)
-        return coarse.new_full((len(coarse), len(self.finer.positions)), -1).scatter(1, places, coarse)
+        positions = self.finer.coarse_positions.to(coarse.device).expand(len(coarse), -1)
+        return coarse.new_full((len(coarse), len(self.finer.positions)), -1).scatter(1, positions, coarse)
 
     def _order_cells(self, generator: Generators) -> torch.LongTensor:
         """The cells (B, H * W) in their order."""
         return make_order(self.coarse.settings.order, *self.grid, self.coarse.shape[0], generator)
 
-    def _order_places(self, generator: Generators) -> torch.LongTensor:
+    def _order_positions(self, generator: Generators) -> torch.LongTensor:
         """The positions (B, M) in their order, those between cells at the end; they are all known."""
         between = torch.arange(self.num_cells, len(self.finer.positions), device="cpu").expand(
             self.coarse.shape[0], -1
@@ -90,14 +90,14 @@ class Stages:
 
     def _sample_dropped(self, generator: Generators) -> torch.BoolTensor:
         """Which positions (B, M) the second sequence of spatial guidance drops."""
-        fraction, (batch_size, num_places) = self.fine.spatial_dropout, self.fine.shape
-        chances = uniform((num_places,), batch_size, generator)  # (B, M)
+        fraction, (batch_size, num_positions) = self.fine.spatial_dropout, self.fine.shape
+        chances = uniform((num_positions,), batch_size, generator)  # (B, M)
         if self.dropout_tokens == "all":
             return chances < fraction
-        coarse = chances[:, self.finer.coarse_places]  # (B, h * w)
+        coarse = chances[:, self.finer.coarse_positions]  # (B, h * w)
         dropped = coarse.argsort(dim=1).argsort(dim=1) < int(fraction * coarse.shape[1])
-        places = self.finer.coarse_places.expand(batch_size, -1)
-        return torch.zeros_like(chances, dtype=torch.bool).scatter(1, places, dropped)
+        positions = self.finer.coarse_positions.expand(batch_size, -1)
+        return torch.zeros_like(chances, dtype=torch.bool).scatter(1, positions, dropped)
 
 
 def plan_stages(
@@ -135,10 +135,10 @@ def plan_stages(
     coarse = model.plan_generation(
         labels, grid_size=finer.coarse, order=order, num_inference_steps=num_inference_steps, **settings
     )
-    num_cells, num_coarse, num_trained = grid[0] * grid[1], len(finer.coarse_places), model.config.num_tokens
+    num_cells, num_coarse, num_trained = grid[0] * grid[1], len(finer.coarse_positions), model.config.num_tokens
     window = coarse.settings.speculative_window
     known = torch.zeros(len(finer.positions), dtype=torch.bool, device="cpu")
-    known[finer.coarse_places] = True
+    known[finer.coarse_positions] = True
 
     def plan(positions: torch.Tensor, steps: int, known: torch.BoolTensor | None = None) -> GenerationPlan:
         table = model.base_model.rotary_table_at(positions, finer.factor, num_extrapolated)

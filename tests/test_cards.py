@@ -105,7 +105,7 @@ def test_details_of_rar():
     assert "power_cosine guidance of 15.5 with the power 2.5, temperature 1.02 |" in text
     assert "merged" in card_of(RARConfig(merged_positions=True)).text
     assert (
-        "| spiral_in, a share of 0.125 permuted |"
+        "| spiral_in, a fraction of 0.125 permuted |"
         in card_of(RARConfig(scan_order="spiral_in", random_ratio=0.125)).text
     )
     text = card_of(RandARConfig()).text

@@ -1,4 +1,4 @@
-"""The shipped checkpoint and the picture that shows it."""
+"""The shipped checkpoint and the image that shows it."""
 
 from pathlib import Path
 

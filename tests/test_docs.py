@@ -114,7 +114,7 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
 
 @pytest.fixture
 def downloads(published, tmp_path, monkeypatch):
-    """A folder with what the page for the published repositories names: small files of 1,000 classes, and pictures."""
+    """A folder with what the page for the published repositories names: small files of 1,000 classes, and images."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
@@ -145,7 +145,7 @@ def downloads(published, tmp_path, monkeypatch):
 
 
 def test_the_commands_for_published_files_run(downloads, fresh_accelerate):
-    """Each `randar-hf` command of the page, in turn, with four pictures of a sample; training is only parsed."""
+    """Each `randar-hf` command of the page, in turn, with four images of a sample; training is only parsed."""
     lines = [line for page, line in shell_lines() if page == "from-the-published-code.md"]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("randar-hf ")]
     assert {words[0] for words in commands} == {"convert", "generate", "sample", "tokenize"}

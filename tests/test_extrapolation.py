@@ -22,15 +22,15 @@ def test_any_rational_factor_and_rectangle(size, factor, coarse, between):
     finer = finer_grid((16, 16), *size)
     assert (finer.factor, finer.coarse) == (factor, coarse)
     assert len(finer.positions) == size[0] * size[1] + between
-    torch.testing.assert_close(finer.positions[finer.coarse_places] / factor, grid_positions(*coarse))
-    assert len(finer.coarse_places.unique()) == coarse[0] * coarse[1]
+    torch.testing.assert_close(finer.positions[finer.coarse_positions] / factor, grid_positions(*coarse))
+    assert len(finer.coarse_positions.unique()) == coarse[0] * coarse[1]
     assert finer.positions[:, 0].max() <= size[0] - 1 and finer.positions[:, 1].max() <= size[1] - 1
 
 
 def test_coarse_tokens_of_twice_the_size_lie_at_even_coordinates():
     finer = finer_grid((4, 4), 8, 8)
     even = torch.arange(64).view(8, 8)[::2, ::2].flatten()
-    assert torch.equal(finer.coarse_places, even)
+    assert torch.equal(finer.coarse_positions, even)
     table = rotary_table_at(finer.positions, 16, factor=finer.factor)
     assert torch.equal(table[even], rotary_table(4, 4, 16)[:-1])
 

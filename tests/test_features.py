@@ -28,9 +28,9 @@ def draw_order(kind, count=3):
 def to_raster(states, order):
     """States (B, N, D) in the sequence's order, laid out in raster order."""
     raster = torch.full_like(states, torch.nan)
-    for image, places in enumerate(order):
-        for index, place in enumerate(places):
-            raster[image, place] = states[image, index]
+    for image, positions in enumerate(order):
+        for index, position in enumerate(positions):
+            raster[image, position] = states[image, index]
     return raster
 
 
@@ -75,13 +75,13 @@ def test_every_token_reaches_every_feature_of_the_second_round_only(make_model, 
     order = draw_order(kind, 1)
     rank = order[0].argsort()
     once, twice = (model.extract_features(tokens, labels, rounds=rounds, order=order) for rounds in (1, 2))
-    for place in range(N):
+    for position in range(N):
         changed = tokens.clone()
-        changed[0, place] = (tokens[0, place] + 1) % 32
+        changed[0, position] = (tokens[0, position] + 1) % 32
         moved = model.extract_features(changed, labels, rounds=2, order=order) != twice
         assert moved.any(dim=-1).all()
         moved = model.extract_features(changed, labels, rounds=1, order=order) != once
-        assert torch.equal(moved.any(dim=-1)[0], rank > rank[place])  # attention is causal: those after it
+        assert torch.equal(moved.any(dim=-1)[0], rank > rank[position])  # attention is causal: those after it
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
@@ -132,12 +132,12 @@ def test_an_image_does_not_depend_on_its_batch(make_model, generators, kind, rou
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
 
 
-def test_pooled_features_are_the_mean_over_the_places(model):
+def test_pooled_features_are_the_mean_over_the_positions(model):
     tokens, labels = draw_images()
-    places = model.extract_features(tokens, labels, generator=seeded(0))
+    positions = model.extract_features(tokens, labels, generator=seeded(0))
     pooled = model.extract_features(tokens, labels, generator=seeded(0), pooled=True)
     assert pooled.shape == (3, 32)
-    torch.testing.assert_close(pooled, sum(places[:, place] for place in range(N)) / N)
+    torch.testing.assert_close(pooled, sum(positions[:, position] for position in range(N)) / N)
 
 
 @pytest.mark.parametrize("kind", ["rope", "none"])
@@ -157,7 +157,7 @@ def test_any_grid(make_model, kind, grid_size):
 
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
-def test_an_embedding_for_each_place_knows_its_grid_only(make_model, kind):
+def test_an_embedding_for_each_position_knows_its_grid_only(make_model, kind):
     with pytest.raises(ValueError, match="`grid_size`"):
         make_model(position_instruction=kind).extract_features(draw_images()[0], grid_size=(2, 8))
 

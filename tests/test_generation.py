@@ -14,16 +14,16 @@ from randar_hf.schedules import group_sizes
 def generate_without_cache(model, labels, order, groups, scale=1.0):
     """The same parallel decoding written from scratch: every step runs the whole sequence, one image at a time."""
     num_tokens, images = order.shape[1], []
-    for label, places in zip(labels, order, strict=True):
+    for label, positions in zip(labels, order, strict=True):
         tokens, done = torch.zeros(1, num_tokens, dtype=torch.long), 0
         for size in groups:
             slots = torch.tensor(list_slots(done, done + size, num_tokens, model.model.form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.arange(slots.shape[1] - size, slots.shape[1]))
-            logits = model(tokens, torch.tensor([label]), order=places[None], layout=layout).logits
+            logits = model(tokens, torch.tensor([label]), order=positions[None], layout=layout).logits
             if scale != 1:
-                null = model(tokens, None, order=places[None], layout=layout).logits
+                null = model(tokens, None, order=positions[None], layout=layout).logits
                 logits = null + (1 + (scale - 1) * done / num_tokens) * (logits - null)
-            tokens[0, places[done : done + size]] = logits.argmax(-1)[0]
+            tokens[0, positions[done : done + size]] = logits.argmax(-1)[0]
             done += size
         images.append(tokens)
     return torch.cat(images)
@@ -61,7 +61,7 @@ def test_plain_raster_model(make_model):
         model.generate([1], order="random")
     with pytest.raises(ValueError, match="num_inference_steps"):
         model.generate([1], num_inference_steps=4)
-    # It goes on with the next place, so it can complete a beginning and nothing else.
+    # It goes on with the next position, so it can complete a beginning and nothing else.
     beginning = torch.arange(16).expand(2, -1) < torch.tensor([[3], [9]])
     drawn = model.generate([1, 4], guidance_scale=1.0, do_sample=False, known_tokens=expected, known_mask=beginning)
     assert torch.equal(drawn, expected)
@@ -138,7 +138,7 @@ def test_known_tokens_come_back_and_images_may_differ_in_how_many(model, generat
 
 
 def test_known_tokens_are_context(model):
-    # All but one place known: the prediction is that of teacher forcing with this place last.
+    # All but one position known: the prediction is that of teacher forcing with this position last.
     tokens = torch.randint(32, (1, 16), generator=torch.Generator().manual_seed(0))
     known = torch.ones(1, 16, dtype=torch.bool)
     known[0, 9] = False

@@ -101,30 +101,30 @@ def test_a_token_left_out_is_all_zeros(model):
     # The slot keeps its place; only what it carries is gone, as by dropout in training (Sec. F).
     tokens, order = torch.arange(N)[None], torch.arange(N)[None]
     layout = Layout(torch.tensor([[3, 4]]), torch.full((1, 2), N), torch.tensor([1]))
-    embeddings, places = model.model.embed_slots(
+    embeddings, positions = model.model.embed_slots(
         tokens.masked_fill(tokens == 3, -1), torch.tensor([0]), order, layout, model.model.rotary_table(4, 4, "cpu")
     )
     assert (embeddings[0, 0] == 0).all() and torch.equal(embeddings[0, 1], model.model.embed_tokens.weight[4])
-    assert places.tolist() == [[3, 4]]
+    assert positions.tolist() == [[3, 4]]
 
 
 @torch.no_grad()
 def generate_without_cache(model, labels, order, groups, scale, spatial_scale, dropped, known=None, tokens=None):
     """Both equations written from scratch: every step runs three whole sequences, one image at a time."""
     images, form = [], model.model.form
-    for i, places in enumerate(order):
+    for i, positions in enumerate(order):
         image, mask = torch.full((1, N), -1), dropped[i : i + 1]
         done = 0
         if known is not None:
-            places = torch.cat([places[known[i, places]], places[~known[i, places]]])
+            positions = torch.cat([positions[known[i, positions]], positions[~known[i, positions]]])
             image[0, known[i]] = tokens[i, known[i]]
             done = int(known[i].sum())
         for size in groups[i]:
             slots = torch.tensor(list_slots(done, done + size, N, form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.arange(slots.shape[1] - size, slots.shape[1]))
 
-            def predict(ids, label, layout=layout, places=places):
-                return model(ids, torch.tensor([label]), order=places[None], layout=layout).logits
+            def predict(ids, label, layout=layout, positions=positions):
+                return model(ids, torch.tensor([label]), order=positions[None], layout=layout).logits
 
             lacking = image.masked_fill(mask, -1)
             if scale == 1:
@@ -134,7 +134,7 @@ def generate_without_cache(model, labels, order, groups, scale, spatial_scale, d
                 c, u, d = predict(image, labels[i]), predict(image, NULL), predict(lacking, NULL)
                 weight = 1 + (scale - 1) * done / N
                 logits = d + spatial_scale * (u - d) + weight * (c - u)  # (B)
-            image[0, places[done : done + size]] = logits.argmax(-1)[0]
+            image[0, positions[done : done + size]] = logits.argmax(-1)[0]
             done += size
         images.append(image)
     return torch.cat(images)

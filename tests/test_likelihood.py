@@ -33,9 +33,9 @@ def pick(logits, tokens):
 
 
 @torch.no_grad()
-def teacher_forced(model, tokens, labels, order, **places):
+def teacher_forced(model, tokens, labels, order, **positions):
     """Nats per token (B, N) in the order of the sequence."""
-    return pick(model(tokens, labels, order=order, **places).logits, tokens.gather(1, order))
+    return pick(model(tokens, labels, order=order, **positions).logits, tokens.gather(1, order))
 
 
 def assert_close(first, second):
@@ -77,8 +77,8 @@ def test_tokens_sum_to_the_image_and_lie_in_raster_order(model):
     order = draw_order("rope")
     nats = model.log_likelihood(tokens, labels, order, per_token=True)
     in_sequence = teacher_forced(model, tokens, labels, order)
-    for image, place in itertools.product(range(3), range(N)):
-        assert_close(nats[image, order[image, place]], in_sequence[image, place])
+    for image, position in itertools.product(range(3), range(N)):
+        assert_close(nats[image, order[image, position]], in_sequence[image, position])
     assert_close(nats.sum(dim=1), model.log_likelihood(tokens, labels, order))
     several = model.log_likelihood(tokens, labels, num_orders=2, generator=seeded(0), per_token=True)
     assert_close(several.sum(dim=1), model.log_likelihood(tokens, labels, num_orders=2, generator=seeded(0)))
@@ -112,10 +112,10 @@ def test_known_tokens_come_first_and_count_nothing(model):
     nats = model.log_likelihood(tokens, labels, order, known_mask=known, per_token=True)
     assert nats.shape == (4, N) and (nats[known] == 0).all() and (nats[~known] < 0).all()
     for i in range(4):
-        places = [p for p in order[i].tolist() if known[i, p]] + [p for p in order[i].tolist() if not known[i, p]]
-        expected = teacher_forced(model, tokens[i : i + 1], labels[i : i + 1], torch.tensor([places]))[0]
+        positions = [p for p in order[i].tolist() if known[i, p]] + [p for p in order[i].tolist() if not known[i, p]]
+        expected = teacher_forced(model, tokens[i : i + 1], labels[i : i + 1], torch.tensor([positions]))[0]
         count = known[i].sum()
-        assert_close(nats[i, places[count:]], expected[count:])
+        assert_close(nats[i, positions[count:]], expected[count:])
     assert_close(model.log_likelihood(tokens, labels, order, known_mask=known), nats.sum(dim=1))
     assert torch.equal(nats[0], model.log_likelihood(tokens, labels, order, per_token=True)[0])
 
@@ -163,12 +163,12 @@ def test_greedy_tokens_are_the_likeliest_at_every_step(model):
     order = draw_order("rope", 1)
     drawn = model.generate([2], order, N, 1.0, do_sample=False)
     nats = model.log_likelihood(drawn, [2], order, per_token=True)
-    for place in order[0, [0, 7, 15]]:
+    for position in order[0, [0, 7, 15]]:
         others = drawn.repeat(32, 1)
-        others[:, place] = torch.arange(32)
-        found = model.log_likelihood(others, [2] * 32, order[0], per_token=True)[:, place]
-        assert found.argmax() == drawn[0, place]
-        assert_close(found.max(), nats[0, place])
+        others[:, position] = torch.arange(32)
+        found = model.log_likelihood(others, [2] * 32, order[0], per_token=True)[:, position]
+        assert found.argmax() == drawn[0, position]
+        assert_close(found.max(), nats[0, position])
 
 
 @pytest.mark.parametrize("grid_size", [(3, 5), (5, 3), 6, (1, 1)])
@@ -265,10 +265,10 @@ def test_as_many_parts_as_tokens_judge_each_given_all_others(make_model, kind):
     order = make_order("random", 4, 4, 2, generator)
     found = model.token_log_likelihoods(tokens, labels, N, generator=seeded(4))
     assert found.shape == (2, N) and not found.requires_grad
-    for image, place in itertools.product(range(2), range(N)):
-        last = torch.tensor([[p for p in order[image].tolist() if p != place] + [place]])
+    for image, position in itertools.product(range(2), range(N)):
+        last = torch.tensor([[p for p in order[image].tolist() if p != position] + [position]])
         expected = teacher_forced(model, tokens[image][None], labels[image][None], last)[0, -1]
-        assert_close(found[image, place], expected)
+        assert_close(found[image, position], expected)
 
 
 @pytest.mark.parametrize("num_parts", [2, 3, 5])
@@ -295,7 +295,7 @@ def test_tokens_of_a_part_do_not_see_each_other(model):
     assert (before[second] != after[second]).all()
 
 
-def test_tokens_are_judged_at_places_of_ones_own(model):
+def test_tokens_are_judged_at_positions_of_ones_own(model):
     tokens, labels = draw_images()
     native = model.token_log_likelihoods(tokens, labels, generator=seeded(0))
     table = model.model.rotary_table(4, 4, "cpu")
@@ -402,7 +402,7 @@ def test_wrong_generators_are_named(model):
 
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
-def test_an_embedding_for_each_place_knows_its_grid_only(make_model, kind):
+def test_an_embedding_for_each_position_knows_its_grid_only(make_model, kind):
     tokens, labels = draw_images(1)
     with pytest.raises(ValueError, match="`grid_size`"):
         make_model(position_instruction=kind).log_likelihood(tokens, labels, grid_size=(2, 8))

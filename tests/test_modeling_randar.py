@@ -30,8 +30,8 @@ def test_prediction_sees_earlier_tokens_only(make_model, kind):
     model = make_model(position_instruction=kind)
     tokens, labels, order = draw_batch()
     order = order_for(kind, order)
-    places = torch.arange(16).expand(3, -1) if order is None else order
-    changed = tokens.scatter(1, places[:, 7:8], (tokens.gather(1, places[:, 7:8]) + 1) % 32)
+    positions = torch.arange(16).expand(3, -1) if order is None else order
+    changed = tokens.scatter(1, positions[:, 7:8], (tokens.gather(1, positions[:, 7:8]) + 1) % 32)
     with torch.no_grad():
         before = model(tokens, labels, order=order).logits
         after = model(changed, labels, order=order).logits
@@ -40,7 +40,7 @@ def test_prediction_sees_earlier_tokens_only(make_model, kind):
 
 
 def test_position_instruction_says_where(make_model):
-    # Two orders that differ in the last two places only: same context, another question, another answer.
+    # Two orders that differ in the last two positions only: same context, another question, another answer.
     model = make_model()
     tokens, labels, order = draw_batch(1)
     swapped = order.clone()
@@ -51,7 +51,7 @@ def test_position_instruction_says_where(make_model):
     assert not torch.allclose(first[:, 14], second[:, 14])
 
 
-def test_loss_is_the_mean_cross_entropy_at_the_ordered_places(model):
+def test_loss_is_the_mean_cross_entropy_at_the_ordered_positions(model):
     tokens, labels, order = draw_batch()
     with torch.no_grad():
         outputs = model(tokens, labels, order=order, labels=tokens)

@@ -30,15 +30,15 @@ def draw_batch(batch_size=3, seed=0):
 def generate_without_cache(model, labels, order, scale, power):
     """Decoding written from scratch: every step runs the whole sequence, one image at a time."""
     images = []
-    for label, places in zip(labels, order, strict=True):
+    for label, positions in zip(labels, order, strict=True):
         tokens = torch.zeros(1, 16, dtype=torch.long)
         for done in range(16):
             slots = torch.tensor(list_slots(done, done + 1, 16, model.model.form))[None]
             layout = Layout(slots[..., 0], slots[..., 1], torch.tensor([slots.shape[1] - 1]))
-            logits = model(tokens, torch.tensor([label]), order=places[None], layout=layout).logits
-            null = model(tokens, None, order=places[None], layout=layout).logits
+            logits = model(tokens, torch.tensor([label]), order=positions[None], layout=layout).logits
+            null = model(tokens, None, order=positions[None], layout=layout).logits
             weight = guidance_weight("power_cosine", scale, torch.tensor(done / 16), power)
-            tokens[0, places[done]] = (null + weight * (logits - null)).argmax(-1)[0, 0]
+            tokens[0, positions[done]] = (null + weight * (logits - null)).argmax(-1)[0, 0]
         images.append(tokens)
     return torch.cat(images)
 
@@ -70,7 +70,7 @@ def test_prediction_sees_earlier_tokens_only(make_rar):
 
 
 def test_the_target_is_known_in_a_permuted_image(make_rar):
-    # Two orders that differ in the last two places only: same context, another question, another answer.
+    # Two orders that differ in the last two positions only: same context, another question, another answer.
     model = make_rar()
     tokens, labels, order = draw_batch(1)
     swapped = order.clone()
@@ -100,7 +100,7 @@ def test_an_untrained_model_is_not_modulated(make_rar):
         assert 0.2 < getattr(model.model, name).std() < 0.4
 
 
-def test_the_loss_is_the_mean_cross_entropy_at_the_ordered_places(make_rar):
+def test_the_loss_is_the_mean_cross_entropy_at_the_ordered_positions(make_rar):
     model = make_rar()
     tokens, labels, order = draw_batch()
     with torch.no_grad():
@@ -295,9 +295,9 @@ def test_merging_keeps_half_precision(make_rar):
 def test_likelihoods_are_those_of_the_scan_order_by_default(make_rar):
     model = make_rar(scan_order="spiral_in")
     tokens, labels, order = draw_batch()
-    for asked, places in ((None, make_order("spiral_in", 4, 4, 3)), (order, order)):
-        logits = model(tokens, labels, order=places).logits
-        expected = logits.log_softmax(-1).gather(-1, tokens.gather(1, places)[..., None]).sum((1, 2))
+    for asked, positions in ((None, make_order("spiral_in", 4, 4, 3)), (order, order)):
+        logits = model(tokens, labels, order=positions).logits
+        expected = logits.log_softmax(-1).gather(-1, tokens.gather(1, positions)[..., None]).sum((1, 2))
         assert_close(model.log_likelihood(tokens, labels, asked), expected)
     by_class = model.class_log_likelihoods(tokens)
     assert_close(by_class.gather(1, labels[:, None])[:, 0], model.log_likelihood(tokens, labels))

@@ -23,7 +23,7 @@ def seeded(seed):
 
 
 def steps_on_grid(name, height, width):
-    """The step of every place, as rows of the grid."""
+    """The step of every position, as rows of the grid."""
     return make_order(name, height, width)[0].argsort().view(height, width).tolist()
 
 
@@ -103,7 +103,7 @@ def test_default_generator_is_that_of_torch():
     assert torch.equal(first, make_order("random", 4, 4))
 
 
-def test_every_place_comes_first_equally_often():
+def test_every_position_comes_first_equally_often():
     first = make_order("random", 2, 4, batch_size=4000, generator=seeded(0))[:, 0]
     assert (first.bincount(minlength=8) - 500).abs().max() < 100
 

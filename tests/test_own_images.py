@@ -1,4 +1,4 @@
-"""The page about training on one's own images, run from the folder to the Hub as it stands, with forty pictures."""
+"""The page about training on one's own images, run from the folder to the Hub as it stands, with forty images."""
 
 import json
 import re
@@ -22,20 +22,20 @@ FEWER_STEPS = {"train-tokenizer": ["--max-steps", "2", "--batch-size", "8"], "tr
 
 
 @pytest.fixture
-def my_pictures(tmp_path, monkeypatch):
-    """Twenty pictures of each class, of several sizes and kinds: a disc on green."""
+def my_images(tmp_path, monkeypatch):
+    """Twenty images of each class, of several sizes and kinds: a disc on green."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
-        folder = Path("my_pictures", name)
+        folder = Path("my_images", name)
         folder.mkdir(parents=True)
         for index in range(20):
             height, width = rng.integers(40, 80, 2)
             rows, columns = np.mgrid[:height, :width]
             disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < rng.integers(100, 200)
             pixels = np.where(disc[..., None], colour, (20, 90, 30)).astype(np.uint8)
-            picture = Image.fromarray(pixels).convert("P" if index == 0 else "L" if index == 1 else "RGB")
-            picture.save(folder / f"{index}.png")
+            image = Image.fromarray(pixels).convert("P" if index == 0 else "L" if index == 1 else "RGB")
+            image.save(folder / f"{index}.png")
     yield tmp_path
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -60,13 +60,13 @@ def run_command(line: str) -> None:
         assert words == ["hf", "auth", "login"]
 
 
-def test_the_page_runs(my_pictures, pushed):
+def test_the_page_runs(my_images, pushed):
     blocks = re.findall(r"^```(yaml|bash|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     threads, namespace = torch.get_num_threads(), {"__name__": "__main__"}
     torch.set_num_threads(1)
     for language, code in blocks:
         if language == "yaml":
-            Path("pictures.yaml").write_text(code)
+            Path("images.yaml").write_text(code)
         elif language == "python":
             exec(compile(code, str(PAGE), "exec"), namespace)
         else:

@@ -112,7 +112,7 @@ def test_known_tokens_are_never_drawn_again(model, redrawn):
     known = torch.arange(N)[None] < torch.tensor([[0], [6], [14], [16]])
     found = model.refine(tokens, labels, share=0.5, num_rounds=3, known_mask=known, generator=seeded(0))
     assert torch.equal(found[known], tokens[known])
-    assert [mask.sum(dim=1).tolist() for mask in redrawn] == [[8, 5, 1, 0]] * 3  # a share of those not known
+    assert [mask.sum(dim=1).tolist() for mask in redrawn] == [[8, 5, 1, 0]] * 3  # a fraction of those not known
     every = torch.ones(4, N, dtype=torch.bool)
     found = model.refine(tokens, labels, every, known_mask=known, generator=seeded(0))
     assert torch.equal(found[known], tokens[known]) and torch.equal(redrawn[-1], ~known)
@@ -187,7 +187,7 @@ def test_any_grid(model, grid_size):
     assert ((found != tokens).sum(dim=1) <= -(-height * width // 5)).all() and (found != tokens).any()
 
 
-def test_places_of_ones_own(model):
+def test_positions_of_ones_own(model):
     tokens, labels = draw_images()
     table = model.model.rotary_table(4, 4, "cpu")
     native = model.refine(tokens, labels, share=0.4, num_rounds=2, generator=seeded(0))

@@ -1,4 +1,4 @@
-"""Rotary positions: the table, places between cells, and generation at places of one's own."""
+"""Rotary positions: the table, positions between cells, and generation at positions of one's own."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_rows_turn_the_first_half_and_columns_the_second():
     torch.testing.assert_close(table[row * 5 + column], expected)
 
 
-def test_no_place_vanishes():
+def test_no_position_vanishes():
     table = rotary_table(2, 2, head_dim=8)
     assert rotate(torch.ones(8), table[-1]).abs().max() == 0
 
@@ -47,7 +47,7 @@ def test_interpolated_positions_of_the_coarse_grid_are_its_own_to_the_last_bit(h
     assert torch.equal(found, native)
 
 
-def test_places_between_cells_lie_between_them():
+def test_positions_between_cells_lie_between_them():
     found = rotary_table_at(torch.tensor([[1.0, 3.0]]), head_dim=8, factor=2.0)
     angles = torch.tensor([0.5 * 1.0, 0.5 * 0.01, 1.5 * 1.0, 1.5 * 0.01])
     torch.testing.assert_close(found[0], torch.stack([angles.cos(), angles.sin()], dim=-1))
@@ -88,7 +88,7 @@ def test_the_table_of_the_trained_grid_generates_what_the_grid_does(make_model, 
     assert torch.equal(model.generate([0, 1], generator=generators(2), rotary=finer, **settings), native)
 
 
-def test_a_drawn_order_of_places_of_ones_own_is_that_of_a_grid(model, generators):
+def test_a_drawn_order_of_positions_of_ones_own_is_that_of_a_grid(model, generators):
     # A random order knows no rows and columns, and raster is the order of the table.
     table = model.model.rotary_table(4, 4, "cpu")
     for order in ("random", "raster", None):
@@ -96,8 +96,8 @@ def test_a_drawn_order_of_places_of_ones_own_is_that_of_a_grid(model, generators
         assert torch.equal(model.generate([0, 1], order, generator=generators(2), rotary=table), native)
 
 
-def test_places_may_come_in_any_sequence(model):
-    # Shuffled places with the tokens and the order shuffled alike: the same image, shuffled.
+def test_positions_may_come_in_any_sequence(model):
+    # Shuffled positions with the tokens and the order shuffled alike: the same image, shuffled.
     shuffle = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     order = make_order("random", 4, 4, 1, torch.Generator().manual_seed(1))
     settings = {"do_sample": False, "num_inference_steps": 5}
@@ -107,7 +107,7 @@ def test_places_may_come_in_any_sequence(model):
     assert torch.equal(found, native[:, shuffle])
 
 
-def test_any_number_of_places_with_known_tokens(model, generators):
+def test_any_number_of_positions_with_known_tokens(model, generators):
     positions = torch.tensor([[0.0, 0.0], [0.5, 0.5], [7.25, 3.0], [2.0, 2.0], [9.0, 11.0]])
     tokens = torch.randint(32, (2, 5), generator=torch.Generator().manual_seed(0))
     known = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]])
@@ -140,13 +140,13 @@ def test_bad_tables_are_named_before_the_model_runs(model, monkeypatch, named, a
 
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
-def test_an_embedding_for_each_place_knows_no_places_of_ones_own(make_model, kind):
+def test_an_embedding_for_each_position_knows_no_positions_of_ones_own(make_model, kind):
     model = make_model(position_instruction=kind)
     with pytest.raises(ValueError, match="`rotary`"):
         model.generate([0], order="raster", rotary=model.model.rotary_table(4, 4, "cpu"))
 
 
-def test_a_stored_order_of_a_grid_is_refused_for_places_of_ones_own(model):
+def test_a_stored_order_of_a_grid_is_refused_for_positions_of_ones_own(model):
     model.generation_config.order = "center_first"
     with pytest.raises(ValueError, match="`order`"):
         model.generate([0], rotary=model.model.rotary_table(4, 4, "cpu"))

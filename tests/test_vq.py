@@ -33,7 +33,7 @@ def test_decoding_looks_up_the_codebook(vqvae):
 @pytest.mark.parametrize(
     "pixels",
     [
-        "a picture",
+        "an image",
         torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
         torch.zeros(3, 16, 16),
         torch.zeros(1, 1, 16, 16),

@@ -9,7 +9,7 @@ from randar_hf.orders import make_order
 
 @dataclass(frozen=True)
 class Annealing:
-    """How the share of permuted images falls; steps are optimizer steps, counted from 0.
+    """How the fraction of permuted images falls; steps are optimizer steps, counted from 0.
 
     Args:
         order: the order that training is annealed to, one of `randar_hf.orders.ORDER_NAMES`.
@@ -27,7 +27,7 @@ class Annealing:
         return self.end > 0
 
     def random_ratio(self, step: int) -> float:
-        """The share of images that are permuted at `step`: 1 up to `start`, then linearly down to 0 at `end`."""
+        """The fraction of images that are permuted at `step`: 1 up to `start`, then linearly down to 0 at `end`."""
         if self.order == "random" or step < self.start:
             return 1.0
         if step >= self.end:

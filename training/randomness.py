@@ -1,4 +1,4 @@
-"""Randomness keyed by sample: what is drawn for an image depends on the seed, the epoch and its place in the data."""
+"""Randomness keyed by sample: it depends on the seed, the epoch and the image's place in the data."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""How fast a run is: images and tokens per second, and the share of the device's peak that they use."""
+"""How fast a run is: images and tokens per second, and the fraction of the device's peak that they use."""
 
 import time
 

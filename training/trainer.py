@@ -45,8 +45,8 @@ MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or tu
 def train(config: TrainingConfig) -> Path:
     """Train a RandAR or RAR model on rows of tokens, from scratch or from a pretrained one.
 
-    What is drawn for an image depends on the seed, the epoch and its place in the data, so a run that is resumed ends
-    with the same weights as one that was never stopped, and processes share the data as one would read it.
+    What is sampled for an image depends on the seed, the epoch and its place in the data, so a run that is resumed
+    ends with the same weights as one that was never stopped, and processes share the data as one would read it.
 
     Returns:
         The output folder, for `from_pretrained` of the model. It also holds `metrics.jsonl`, `run.json`, checkpoints,
@@ -109,7 +109,7 @@ class Trainer(ResumableRun):
 
     @property
     def random_ratio(self) -> float:
-        """The share of images that were permuted in the last step taken, in the first one if none is."""
+        """The fraction of images that were permuted in the last step taken, in the first one if none is."""
         return self.annealing.random_ratio(max(0, self.progress.step - 1))
 
     @property

@@ -69,7 +69,7 @@ class TrainingConfig(RunConfig):
         default=None, metadata={"help": "rope (the default), dense, merge or none; of randar alone"}
     )
     class_dropout: float | None = field(
-        default=None, metadata={"help": "share of images trained without their class; 0.1"}
+        default=None, metadata={"help": "fraction of images trained without their class; 0.1"}
     )
     token_dropout: float | None = field(
         default=None, metadata={"help": "dropout on token embeddings; 0.1, of randar alone"}

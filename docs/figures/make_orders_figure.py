@@ -30,7 +30,7 @@ CAPTIONS = {
     "spiral_out": "from the middle outwards",
     "z_curve": "quarter after quarter",
     "subsample": "coarse grids first",
-    "random": "drawn anew per image",
+    "random": "sampled anew per image",
     "hierarchical": "even rows and columns first",
     "center_first": "the middle first",
     "border_first": "the middle last",

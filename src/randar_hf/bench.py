@@ -36,7 +36,7 @@ def measure(
     speculative_window: int | None = None,
 ) -> dict[str, Any]:
     """
-    Time the generation of tokens; the image decoder is left out, as in the paper's Table 4.
+    Time the generation of tokens; the image decoder is not run, as in the paper's Table 4.
 
     Args:
         size (`str`): a published size, `"B"`, `"L"`, `"XL"` or `"XXL"`, with 256 tokens of 16,384 codes (RAR: 1,024),
@@ -51,7 +51,7 @@ def measure(
         runs (`int`): timed runs after one that is not, at least 1.
         grid_size (`(int, int)`, *optional*): rows and columns of tokens, if not the trained ones: what outpainting and
             larger images cost.
-        known_tokens (`int`): tokens of each image that are given, at random places or, for a model of one order, at
+        known_tokens (`int`): tokens of each image that are given, at random positions or, for a model of one order, at
             the first ones: what inpainting costs.
         model_type (`str`): `"randar"` or `"rar"`.
         speculative_window (`int`, *optional*): of lossless decoding, instead of steps. With random weights guesses

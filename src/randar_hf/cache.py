@@ -1,4 +1,4 @@
-"""A key-value cache of full length, written by index: each image of a batch is at a place of its own."""
+"""A key-value cache of full length, written by index: each image of a batch has a frontier of its own."""
 
 import torch
 from transformers import Cache, PreTrainedConfig

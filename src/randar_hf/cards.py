@@ -122,7 +122,7 @@ The tokens become an image through the tokenizer that the model was trained with
 ## Results
 
 {% if origin -%}
-As its authors report them, for pictures of 256 x 256 pixels (50,000 of them, against ImageNet's training set):
+As its authors report them, for images of 256 x 256 pixels (50,000 of them, against ImageNet's training set):
 
 | guidance | FID |{% if origin.inception_score %} Inception Score |{% endif %} source |
 | --- | --- |{% if origin.inception_score %} --- |{% endif %} --- |
@@ -137,7 +137,7 @@ None are reported on this card.
 ## Limits
 
 It knows the {{ num_classes }} classes it was trained on and nothing else, and shows the prejudices and gaps of its
-training pictures. Nothing on this card says how it does on other data.
+training images. Nothing on this card says how it does on other data.
 {% if license %}
 ## Licence
 
@@ -281,7 +281,7 @@ def _describe(config: PreTrainedConfig) -> tuple[Family, list[tuple[str, str]]]:
     """The family of a model, and the rows of details that only its family has."""
     if config.model_type == "rar":
         positions = "merged, so that no other order is left" if config.merged_positions else "of tokens and of targets"
-        annealed = f", a share of {config.random_ratio:.3g} permuted" if config.random_ratio > 0 else ""
+        annealed = f", a fraction of {config.random_ratio:.3g} permuted" if config.random_ratio > 0 else ""
         return FAMILIES["rar"], [
             ("order at the end of training", f"{config.scan_order}{annealed}"),
             ("position embeddings", positions),

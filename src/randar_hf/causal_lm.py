@@ -33,8 +33,8 @@ class ImageCausalLMMixin:
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; null by default.
-            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster places; raster
-                order by default.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): a permutation of the raster positions;
+                raster order by default.
             labels (`torch.LongTensor` of shape (B, N), *optional*): the true tokens in raster order, usually
                 `input_ids`; -100 is ignored; only with the default layout.
             layout ([`Layout`], *optional*): the slots to compute and which of them to predict from.
@@ -44,7 +44,7 @@ class ImageCausalLMMixin:
 
         Returns:
             `CausalLMOutputWithPast`: `logits` of shape (B, Q, V), where by default `logits[b, i]` predicts the token
-            at raster place `order[b, i]`, `None` if they are not to be returned; `loss`, the mean cross-entropy in
+            at raster position `order[b, i]`, `None` if they are not to be returned; `loss`, the mean cross-entropy in
             nats, if `labels` are given.
 
         Raises:

@@ -21,10 +21,10 @@ class RandARGenerationConfig(GenerationConfig):
             `"power_cosine"` grows late.
         guidance_power (`float`): exponent of `"power_cosine"`, at least 0; see
             [`~randar_hf.schedules.guidance_weight`].
-        do_sample (`bool`): draw tokens; otherwise the most likely one is taken.
+        do_sample (`bool`): sample tokens; otherwise the most likely one is taken.
         temperature (`float`): divides the logits, above 0.
-        top_k (`int`): only the k most likely tokens are drawn; 0 for all.
-        top_p (`float`): only the most likely tokens that make up this share are drawn, in (0, 1].
+        top_k (`int`): only the k most likely tokens are sampled; 0 for all.
+        top_p (`float`): only the most likely tokens that make up this fraction are sampled, in (0, 1].
         speculative_window (`int`, *optional*): lossless decoding: the tokens of one step a token, in fewer passes,
             each of which asks for so many tokens, at least 1; `None` decodes in `num_inference_steps`.
 

@@ -37,17 +37,17 @@ class RandARConfig(PreTrainedConfig):
         rope_theta (`float`): base of the rotary frequencies.
         num_classes (`int`): classes; the embedding has one row more, the null class, whose id is `num_classes`.
         grid_size (`int` or `(int, int)`): tokens per side of the trained grid, or its rows and columns.
-        position_instruction (`str`): `"rope"`, one shared embedding rotated to the next place (Eq. 5); `"dense"`, an
-            embedding per place; `"merge"`, the dense embedding added to the preceding token; `"none"`, a plain
+        position_instruction (`str`): `"rope"`, one shared embedding rotated to the next position (Eq. 5); `"dense"`,
+            an embedding per position; `"merge"`, the dense embedding added to the preceding token; `"none"`, a plain
             raster-order model.
-        class_dropout (`float`): share of training images whose class is replaced by the null class.
+        class_dropout (`float`): fraction of training images whose class is replaced by the null class.
         token_dropout (`float`): dropout on the elements of image token embeddings.
         residual_dropout (`float`): dropout after the attention's output projection.
         mlp_dropout (`float`): dropout after the feed-forward block.
         attention_dropout (`float`): dropout on attention weights.
         initializer_range (`float`): standard deviation of initial weights.
 
-    Raises a `ValueError` that names the field for sizes that do not divide, empty grids and shares outside [0, 1).
+    Raises a `ValueError` that names the field for sizes that do not divide, empty grids and fractions outside [0, 1).
     """
 
     model_type = "randar"

@@ -42,18 +42,18 @@ class RARConfig(PreTrainedConfig):
         num_classes (`int`): classes; the null class has the id `num_classes`.
         grid_size (`int` or `(int, int)`): tokens per side of the grid, or its rows and columns.
         scan_order (`str`): the order that training was annealed to, which is that of generation: a fixed one, or one
-            drawn anew for each image, after which the model generates in any.
-        random_ratio (`float`): share of the images that were still permuted when training ended, in [0, 1]; 0 for a
+            sampled anew for each image, after which the model generates in any.
+        random_ratio (`float`): fraction of the images that were still permuted when training ended, in [0, 1]; 0 for a
             model that is annealed to `scan_order`.
         merged_positions (`bool`): whether both tables of positions are merged into one, by place in the sequence.
-        class_dropout (`float`): share of training images whose class is replaced by the null class.
+        class_dropout (`float`): fraction of training images whose class is replaced by the null class.
         residual_dropout (`float`): dropout after the attention's output projection.
         mlp_dropout (`float`): dropout after both layers of the feed-forward block.
         attention_dropout (`float`): dropout on attention weights.
         initializer_range (`float`): standard deviation of initial weights.
 
-    Raises a `ValueError` that names the field for sizes that do not divide, empty grids, unknown orders, shares out of
-    range, and merged positions of a model that is not annealed to a fixed order.
+    Raises a `ValueError` that names the field for sizes that do not divide, empty grids, unknown orders, fractions out
+    of range, and merged positions of a model that is not annealed to a fixed order.
     """
 
     model_type = "rar"

@@ -18,13 +18,13 @@ class FinerGrid(NamedTuple):
         coarse (`(int, int)`): rows and columns of the coarse grid; wider than the trained one if the finer grid is.
         positions (`torch.Tensor` of shape (M, 2)): rows and columns, in cells of the finer grid, of its H * W cells in
             raster order, and then of the coarse tokens that lie between cells, if the factor is not whole.
-        coarse_places (`torch.LongTensor` of shape (h * w,)): where among `positions` each coarse token lies.
+        coarse_positions (`torch.LongTensor` of shape (h * w,)): where among `positions` each coarse token lies.
     """
 
     factor: float
     coarse: tuple[int, int]
     positions: torch.Tensor
-    coarse_places: torch.LongTensor
+    coarse_positions: torch.LongTensor
 
 
 def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
@@ -37,7 +37,8 @@ def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
             finer by less sets the factor; along the other one the coarse grid goes on beyond the trained one.
 
     Returns:
-        [`FinerGrid`]: its places. With a factor of 2 the coarse tokens lie at the even coordinates, as in the paper.
+        [`FinerGrid`]: its positions. With a factor of 2 the coarse tokens lie at the even coordinates, as in the
+        paper.
 
     Raises:
         ValueError: if a side is shorter than the trained one.
@@ -49,18 +50,21 @@ def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
             f"{height} x {width}."
         )
     coarse = tuple((side - 1) // factor + 1 for side in (height, width))
-    positions, places = [], []
+    off_grid, coarse_positions = [], []
     for row in range(coarse[0]):
         for column in range(coarse[1]):
             y, x = row * factor, column * factor
             if y.denominator == x.denominator == 1:
-                places.append(int(y) * width + int(x))
+                coarse_positions.append(int(y) * width + int(x))
             else:
-                places.append(height * width + len(positions))
-                positions.append((float(y), float(x)))
-    between = torch.tensor(positions, device="cpu").view(-1, 2)
+                coarse_positions.append(height * width + len(off_grid))
+                off_grid.append((float(y), float(x)))
+    between = torch.tensor(off_grid, device="cpu").view(-1, 2)
     return FinerGrid(
-        float(factor), coarse, torch.cat([grid_positions(height, width), between]), torch.tensor(places, device="cpu")
+        float(factor),
+        coarse,
+        torch.cat([grid_positions(height, width), between]),
+        torch.tensor(coarse_positions, device="cpu"),
     )
 
 

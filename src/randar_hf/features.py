@@ -41,7 +41,7 @@ class RandARFeatureMixin:
                 random, or the order that the model generates in.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
             generator (`torch.Generator` or a list with one per image, *optional*): source of a random order.
-            pooled (`bool`): return the mean over the places, one vector for each image.
+            pooled (`bool`): return the mean over the positions, one vector for each image.
 
         Returns:
             `torch.Tensor` of shape (B, N, D), in raster order, or (B, D) if `pooled`.

@@ -77,16 +77,16 @@ class Frontier:
         bare = self.final + self.guessed  # (R, 1), the first token that is not guessed
         slots = self.start + torch.arange(num_slots, device=bare.device)  # (R, S), as if tokens followed instructions
         beyond = (slots - self._instruction(bare)).clamp(min=0)  # (R, S), instructions behind the first bare one
-        place = torch.minimum(slots, self._instruction(bare)) - int(has_start)  # (R, S)
+        index = torch.minimum(slots, self._instruction(bare)) - int(has_start)  # (R, S)
         if merged:
-            carried, predicted = place - 1, place + beyond
+            carried, predicted = index - 1, index + beyond
         else:
-            is_instruction = place % 2 == 1
-            carried = torch.where(is_instruction, num_tokens + 1, place // 2 - 1)
-            predicted = torch.where(is_instruction, place // 2 + beyond, num_tokens)
-        carried = torch.where(place == 0, num_tokens, carried)  # the class
+            is_instruction = index % 2 == 1
+            carried = torch.where(is_instruction, num_tokens + 1, index // 2 - 1)
+            predicted = torch.where(is_instruction, index // 2 + beyond, num_tokens)
+        carried = torch.where(index == 0, num_tokens, carried)  # the class
         is_over = self.guessed + asked == 0  # (R, 1), all of the image is final
-        nothing = (place < 0) | (slots - self._instruction(bare) >= asked) | is_over  # the start, and padding
+        nothing = (index < 0) | (slots - self._instruction(bare) >= asked) | is_over  # the start, and padding
         layout_parts = carried.masked_fill(nothing, num_tokens + 1), predicted.masked_fill(nothing, num_tokens)
 
         tokens = (self.final if verify else bare) + torch.arange(num_queries, device=bare.device)  # (R, Q)

@@ -272,7 +272,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         batch_size, num_tokens = plan.shape
         cache = IndexedCache(self.config.num_hidden_layers, sequence_length(num_tokens, self.base_model.form))
         # Index N is padding: it stands for no token, at position N, a column that is cut off again.
-        positions = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
+        order = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
         ranks = decoding.order.argsort(dim=1)  # (B, N), index of the token at each position
         tokens, num_shown = decoding.tokens, decoding.num_known  # (B, N), (B, 1)
         ill, late = torch.zeros(3, dtype=torch.bool, device=tokens.device), LateFlags()
@@ -288,12 +288,12 @@ class RandARGenerationMixin(GenerationPlanMixin):
             logits = self._predict(tokens, step, cache, decoding, step_inputs)  # (R, Q, V)
             logits = guidance.combine(logits, state.guidance_scale, step.known_fraction[:batch_size])  # (B, Q, V)
             asked = step.asked[:batch_size]  # (B, Q)
-            places = positions.gather(1, asked)  # (B, Q)
+            positions = order.gather(1, asked)  # (B, Q)
             scores = plan.processors(tokens.repeat_interleave(asked.shape[1], dim=0), logits.flatten(0, 1))
-            sampled, highest = sample_tokens(scores.view_as(logits), decoding.seeds, places)  # (B, Q) each
+            sampled, highest = sample_tokens(scores.view_as(logits), decoding.seeds, positions)  # (B, Q) each
             padded = torch.nn.functional.pad(tokens, (0, 1))  # (B, N + 1)
-            unchanged = (padded.gather(1, places) == sampled).repeat(plan.branches, 1)  # (R, Q)
-            tokens = padded.scatter(1, places, sampled)[:, :num_tokens]
+            unchanged = (padded.gather(1, positions) == sampled).repeat(plan.branches, 1)  # (R, Q)
+            tokens = padded.scatter(1, positions, sampled)[:, :num_tokens]
             num_shown = schedule.accept(step, unchanged)[:batch_size]
             shown = tokens.masked_fill(ranks >= num_shown, -1)
             is_ill = (~highest.isfinite() & (asked < num_tokens)).any()

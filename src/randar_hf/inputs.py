@@ -38,13 +38,13 @@ def complete_inputs(
 
 
 def drop_classes(
-    class_labels: torch.LongTensor, dropped: torch.BoolTensor | None, share: float, null_class: int
+    class_labels: torch.LongTensor, dropped: torch.BoolTensor | None, fraction: float, null_class: int
 ) -> torch.LongTensor:
-    """Replace classes (B,) by the null class, which guidance needs: those `dropped`, by default a drawn share."""
+    """Replace classes (B,) by the null class, which guidance needs: those `dropped`, by default a random fraction."""
     if dropped is None:
-        if share == 0:
+        if fraction == 0:
             return class_labels
-        dropped = torch.rand(class_labels.shape, device=class_labels.device) < share
+        dropped = torch.rand(class_labels.shape, device=class_labels.device) < fraction
     return class_labels.masked_fill(dropped, null_class)
 
 
@@ -56,21 +56,21 @@ def read_slots(
 
     Args:
         input_ids (`torch.LongTensor` of shape (B, N)): tokens in raster order.
-        order (`torch.LongTensor` of shape (B, N)): raster places in the order of the sequence.
+        order (`torch.LongTensor` of shape (B, N)): raster positions in the order of the sequence.
         layout ([`Layout`]): the slots.
 
     Returns:
-        Four tensors of shape (B, S): the index of what each slot carries, as in the layout; the raster place of the
-        token that it carries, N for none; the place of the token that it predicts, N for none; the carried token, 0
+        Four tensors of shape (B, S): the index of what each slot carries, as in the layout; the raster position of the
+        token that it carries, N for none; the position of the token that it predicts, N for none; the carried token, 0
         for none.
     """
     num_tokens = order.shape[1]
     carried, predicted = (part.expand(len(order), -1) for part in layout[:2])  # (B, S)
-    # Class and nothing, at the indices N and N + 1, lie at the place N, which is none.
+    # Class and nothing, at the indices N and N + 1, lie at the position N, which is none.
     order = torch.nn.functional.pad(order, (0, 2), value=num_tokens)  # (B, N + 2)
-    carried_places, predicted_places = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
-    ids = torch.nn.functional.pad(input_ids, (0, 1)).gather(1, carried_places)  # (B, S)
-    return carried, carried_places, predicted_places, ids
+    carried_positions, predicted_positions = order.gather(1, carried), order.gather(1, predicted)  # (B, S)
+    ids = torch.nn.functional.pad(input_ids, (0, 1)).gather(1, carried_positions)  # (B, S)
+    return carried, carried_positions, predicted_positions, ids
 
 
 def find_context(

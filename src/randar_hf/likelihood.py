@@ -43,7 +43,7 @@ class RandARLikelihoodMixin:
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
-            order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): name of an order, drawn anew for
+            order (`str` or `torch.LongTensor` of shape (N,) or (B, N), *optional*): name of an order, sampled anew for
                 each of `num_orders`, or an order; by default random, or the order that the model generates in.
             num_orders (`int`): orders to average over, at least 1; 1 for an order given as a tensor.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are given: they come first, and
@@ -130,15 +130,15 @@ class RandARLikelihoodMixin:
         """
         How well each token of a finished image fits the others.
 
-        The places are split at random into parts; each token is judged given all tokens outside its part, in one pass
-        for each part, as a decoding step predicts it. As many parts as tokens judge each token given all others.
+        The positions are split at random into parts; each token is judged given all tokens outside its part, in one
+        pass for each part, as a decoding step predicts it. As many parts as tokens judge each token given all others.
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
             num_parts (`int`): parts, from 2 to N.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
-            rotary (`torch.Tensor`, *optional*): table of places of one's own, as for
+            rotary (`torch.Tensor`, *optional*): table of positions of one's own, as for
                 [`~RandARGenerationMixin.generate`].
             generator (`torch.Generator` or a list with one per image, *optional*): source of the parts.
 
@@ -159,13 +159,13 @@ class RandARLikelihoodMixin:
         input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
         (order,) = self._list_orders("random", 1, height, width, len(input_ids), generator)
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
-        places = self.base_model.describe_positions(height, width, input_ids.device, rotary)
+        positions = self.base_model.describe_positions(height, width, input_ids.device, rotary)
         for part in order.tensor_split(num_parts, dim=1):  # (B, G)
             known = torch.ones_like(input_ids, dtype=torch.bool).scatter(1, part, False)
             ranks, _ = known_first(order, known)
             group = part.shape[1]
             layout = parallel_layout(num_tokens, group, self.base_model.form, input_ids.device)
-            logits = self(input_ids, class_labels, ranks, layout=layout, **places).logits.float()  # (B, G, V)
+            logits = self(input_ids, class_labels, ranks, layout=layout, **positions).logits.float()  # (B, G, V)
             asked = ranks[:, -group:]
             found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, asked), reduction="none")
             scores = scores.scatter(1, asked, found)
@@ -196,8 +196,8 @@ class RandARLikelihoodMixin:
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""
         order, _ = known_first(order, known)
-        places = self.base_model.describe_positions(*grid, input_ids.device)
-        logits = self(input_ids, class_labels, order, **places).logits.float()  # (B, N, V)
+        positions = self.base_model.describe_positions(*grid, input_ids.device)
+        logits = self(input_ids, class_labels, order, **positions).logits.float()  # (B, N, V)
         found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, order), reduction="none")
         return torch.zeros_like(found).scatter(1, order, found).masked_fill(known, 0)
 

@@ -216,20 +216,20 @@ class RandARModel(RandARPreTrainedModel):
         Run the decoder over slots of the interleaved sequence of tokens and position instructions (Eq. 3).
 
         Args:
-            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
-                its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is dropped:
+                its slot keeps its place and carries nothing. Positions that no fed slot carries are not read.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
                 is the null class.
-            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
-                sequence, a permutation; raster order by default.
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster position of the i-th token of
+                the sequence, a permutation; raster order by default.
             layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
-            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): the table of the places, as
+            rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): the table of the positions, as
                 [`~RandARModel.rotary_table`] makes it; by default that of the trained grid.
             attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
             past_key_values (`Cache`, *optional*): keys and values of the slots before.
             num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
             dropped_classes (`torch.BoolTensor` of shape (B,), *optional*): which images become null; by default, in
-                training, a share of `config.class_dropout` is drawn.
+                training, a fraction of `config.class_dropout` is sampled.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
@@ -241,14 +241,14 @@ class RandARModel(RandARPreTrainedModel):
             rotary = self.rotary_table(*self.config.grid, input_ids.device)
         num_tokens = len(rotary) - 1
         class_labels, order = complete_inputs(input_ids, class_labels, order, num_tokens, self.config.num_classes)
-        share = self.config.class_dropout if self.training else 0.0
-        class_labels = drop_classes(class_labels, dropped_classes, share, self.config.num_classes)
+        fraction = self.config.class_dropout if self.training else 0.0
+        class_labels = drop_classes(class_labels, dropped_classes, fraction, self.config.num_classes)
         if layout is None:
             layout = training_layout(num_tokens, self.form, input_ids.device)
 
-        hidden_states, places = self.embed_slots(input_ids, class_labels, order, layout, rotary)
+        hidden_states, positions = self.embed_slots(input_ids, class_labels, order, layout, rotary)
         mask, cache_slots = find_context(self.config, hidden_states, layout, attention_mask, past_key_values)
-        slot_rotary = rotary[places].unsqueeze(2)  # (B, S, 1, d/2, 2)
+        slot_rotary = rotary[positions].unsqueeze(2)  # (B, S, 1, d/2, 2)
         for layer in self.layers[:num_layers]:
             hidden_states = layer(
                 hidden_states,
@@ -267,13 +267,13 @@ class RandARModel(RandARPreTrainedModel):
         return self.rotary_table_at(grid_positions(height, width, device))
 
     def rotary_table_at(self, positions: torch.Tensor, factor: float = 1.0, num_extrapolated: int = 0) -> torch.Tensor:
-        """The [`~randar_hf.rotary.rotary_table_at`] places (N, 2) for this model, of shape (N + 1, d / 2, 2)."""
+        """The [`~randar_hf.rotary.rotary_table_at`] positions (N, 2) for this model, of shape (N + 1, d / 2, 2)."""
         return rotary_table_at(positions, self.config.head_dim, self.config.rope_theta, factor, num_extrapolated)
 
     def describe_positions(
         self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """What a forward pass is to be told of the places of a grid, or of those of a table of one's own."""
+        """What a forward pass is to be told of the positions of a grid, or of those of a table of one's own."""
         return {"rotary": self.rotary_table(height, width, device) if rotary is None else rotary.to(device)}
 
     def step_inputs(
@@ -291,29 +291,29 @@ class RandARModel(RandARPreTrainedModel):
         rotary: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.LongTensor]:
         """Embeddings (B, S, D) of the slots of a layout and their rows (B, S) of the rotary table."""
-        carried, carried_places, predicted_places, ids = read_slots(input_ids, order, layout)  # (B, S) each
+        carried, carried_positions, predicted_positions, ids = read_slots(input_ids, order, layout)  # (B, S) each
         num_tokens = order.shape[1]
         tokens = self.embed_tokens(ids.clamp(min=0)).masked_fill((ids < 0)[..., None], 0)  # (B, S, D)
         tokens = nn.functional.dropout(tokens, self.config.token_dropout, self.training)
         classes = self.embed_classes(class_labels)[:, None]  # (B, 1, D)
         others = torch.where((carried == num_tokens)[..., None], classes, torch.zeros_like(classes))
         embeddings = torch.where((carried < num_tokens)[..., None], tokens, others)
-        embeddings = embeddings + self.embed_instructions(predicted_places, rotary)
-        return embeddings, torch.where(carried > num_tokens, predicted_places, carried_places)
+        embeddings = embeddings + self.embed_instructions(predicted_positions, rotary)
+        return embeddings, torch.where(carried > num_tokens, predicted_positions, carried_positions)
 
-    def embed_instructions(self, places: torch.LongTensor, rotary: torch.Tensor) -> torch.Tensor | float:
-        """Position instructions (B, S, D) for the given places (B, S), zero where the place is N (Eq. 5)."""
+    def embed_instructions(self, positions: torch.LongTensor, rotary: torch.Tensor) -> torch.Tensor | float:
+        """Position instructions (B, S, D) for the given positions (B, S), zero where the position is N (Eq. 5)."""
         if self.position_instruction is None:
             return 0.0
         if self.config.position_instruction == "rope":
             shared = self.position_instruction.view(1, 1, self.config.num_attention_heads, -1)  # (1, 1, H, d)
-            return rotate(shared, rotary[places].unsqueeze(2)).flatten(2)
+            return rotate(shared, rotary[positions].unsqueeze(2)).flatten(2)
         if len(rotary) - 1 != self.config.num_tokens:
             raise ValueError(
                 f"A model with `position_instruction={self.config.position_instruction!r}` knows the "
-                f"{self.config.num_tokens} places of its trained grid alone, got a grid of {len(rotary) - 1}."
+                f"{self.config.num_tokens} positions of its trained grid alone, got a grid of {len(rotary) - 1}."
             )
-        return nn.functional.pad(self.position_instruction, (0, 0, 0, 1))[places]
+        return nn.functional.pad(self.position_instruction, (0, 0, 0, 1))[positions]
 
 
 # ImageCausalLMMixin: forward. RandARGenerationMixin: plan_generation, decode, generate, generation_steps.

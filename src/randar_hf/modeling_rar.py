@@ -220,12 +220,12 @@ class RARModel(RARPreTrainedModel):
         Run the decoder over slots of the sequence.
 
         Args:
-            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is left out:
-                its slot keeps its place and carries nothing. Places that no fed slot carries are not read.
+            input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order, -1 for one that is dropped:
+                its slot keeps its place and carries nothing. Positions that no fed slot carries are not read.
             class_labels (`torch.LongTensor` of shape (B,), *optional*): classes; `config.num_classes`, the default,
                 is the null class.
-            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster place of the i-th token of the
-                sequence, a permutation; raster order by default. A model of merged positions takes
+            order (`torch.LongTensor` of shape (N,) or (B, N), *optional*): the raster position of the i-th token of
+                the sequence, a permutation; raster order by default. A model of merged positions takes
                 `config.scan_order` alone.
             layout ([`Layout`], *optional*): the slots to compute; by default the sequence of training.
             attention_mask (`torch.BoolTensor` of shape (B, cached + S), *optional*): false for slots that are padding.
@@ -233,7 +233,7 @@ class RARModel(RARPreTrainedModel):
             num_layers (`int`, *optional*): layers to run, all by default; after fewer, states are not normalised.
             modulations (list of `torch.Tensor`, *optional*): [`~RARModel.make_modulations`] of these slots.
             dropped_classes (`torch.BoolTensor` of shape (B,), *optional*): which images become null; by default, in
-                training, a share of `config.class_dropout` is drawn.
+                training, a fraction of `config.class_dropout` is sampled.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape (B, S, D).
@@ -244,8 +244,8 @@ class RARModel(RARPreTrainedModel):
         class_labels, order = complete_inputs(
             input_ids, class_labels, order, self.config.num_tokens, self.config.num_classes
         )
-        share = self.config.class_dropout if self.training else 0.0
-        class_labels = drop_classes(class_labels, dropped_classes, share, self.config.num_classes)
+        fraction = self.config.class_dropout if self.training else 0.0
+        class_labels = drop_classes(class_labels, dropped_classes, fraction, self.config.num_classes)
         if layout is None:
             layout = training_layout(self.config.num_tokens, self.form, input_ids.device)
 
@@ -276,7 +276,7 @@ class RARModel(RARPreTrainedModel):
     def describe_positions(
         self, height: int, width: int, device: torch.device | str, rotary: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """What a forward pass is to be told of the places of a grid: nothing, there is but the trained one."""
+        """What a forward pass is to be told of the positions of a grid: nothing, there is but the trained one."""
         return {}
 
     def step_inputs(
@@ -322,7 +322,7 @@ class RARModel(RARPreTrainedModel):
         self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, order: torch.LongTensor, layout: Layout
     ) -> torch.Tensor:
         """Embeddings (B, S, D) of the slots of a layout."""
-        carried, carried_places, predicted_places, ids = read_slots(input_ids, order, layout)  # (B, S) each
+        carried, carried_positions, predicted_positions, ids = read_slots(input_ids, order, layout)  # (B, S) each
         num_tokens, slots = self.config.num_tokens, self._slots(carried)
         is_token, is_class = carried < num_tokens, carried == num_tokens
         ids = torch.where(is_class, self._class_ids(class_labels)[:, None], ids)
@@ -330,9 +330,9 @@ class RARModel(RARPreTrainedModel):
         embeddings = torch.where((is_token | is_class)[..., None], embeddings, self.start_token)
         if self.target_embeddings is None:
             return embeddings + self.position_embeddings[slots]
-        positions = torch.where(is_token, NUM_PREFIX_SLOTS + carried_places, slots)
-        targets = self.target_embeddings[NUM_PREFIX_SLOTS + predicted_places]
-        targets = targets.masked_fill((predicted_places == num_tokens)[..., None], 0)
+        positions = torch.where(is_token, NUM_PREFIX_SLOTS + carried_positions, slots)
+        targets = self.target_embeddings[NUM_PREFIX_SLOTS + predicted_positions]
+        targets = targets.masked_fill((predicted_positions == num_tokens)[..., None], 0)
         return embeddings + self.position_embeddings[positions] + targets
 
     def embed_condition(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> torch.Tensor:
@@ -345,7 +345,7 @@ class RARModel(RARPreTrainedModel):
         return class_labels + self.config.vocab_size + 1
 
     def _slots(self, carried: torch.LongTensor) -> torch.LongTensor:
-        """Places in the sequence: 0 for start, 1 for the class (index N), from 2 on for tokens."""
+        """Positions in the sequence: 0 for start, 1 for the class (index N), from 2 on for tokens."""
         num_tokens = self.config.num_tokens
         return torch.where(carried < num_tokens, carried + NUM_PREFIX_SLOTS, num_tokens + 1 - carried)
 
@@ -392,9 +392,9 @@ class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMix
             )
         tensors = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         positions, targets = (tensors.pop(f"model.{name}_embeddings").float() for name in ("position", "target"))
-        places = NUM_PREFIX_SLOTS + make_order(config.scan_order, *config.grid)[0].to(positions.device)  # (N,)
-        merged = torch.cat([positions[:NUM_PREFIX_SLOTS], positions[places]])  # (N + 2, D)
-        merged[1:] += targets[torch.cat([places, places[:1]])]  # a sequence read again goes on with its first token
+        order = NUM_PREFIX_SLOTS + make_order(config.scan_order, *config.grid)[0].to(positions.device)  # (N,)
+        merged = torch.cat([positions[:NUM_PREFIX_SLOTS], positions[order]])  # (N + 2, D)
+        merged[1:] += targets[torch.cat([order, order[:1]])]  # a sequence read again goes on with its first token
         tensors["model.position_embeddings"] = merged.to(self.dtype)
         merged_config = RARConfig.from_dict({**config.to_dict(), "merged_positions": True})
         with torch.device("meta"):

@@ -1,7 +1,7 @@
 """Orders in which the tokens of an image are decoded (section 4.2, Table 3 and Figure A of arXiv 2412.01827).
 
-An order is a permutation of raster places: `order[i]` is the place decoded i-th. Every order here is the argsort of
-one number per place, its key. Shapes: B batch, N = height * width places of one image.
+An order is a permutation of raster positions: `order[i]` is the position decoded i-th. Every order here is the argsort
+of one number per position, its key. Shapes: B batch, N = height * width positions of one image.
 """
 
 import difflib
@@ -24,13 +24,13 @@ def make_order(
     """Make one decoding order per image.
 
     Args:
-        name: one of `ORDER_NAMES`. `random`, `hierarchical` (places with an even row and an even column first),
+        name: one of `ORDER_NAMES`. `random`, `hierarchical` (positions with an even row and an even column first),
             `center_first` (the middle half x half first) and `border_first` (that middle last) draw a new order for
             each image; the others are fixed.
         height: rows of the token grid, at least 1.
         width: columns of the token grid, at least 1.
         batch_size: number of images B, at least 1.
-        generator: None (torch's default CPU generator), one generator from which the images draw one after another,
+        generator: None (torch's default CPU generator), one generator from which the images sample one after another,
             or a list with one per image; fixed orders do not use it.
 
     Returns:
@@ -58,7 +58,7 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
 
     Args:
         order: (N,) for all images or (B, N), one row per image: an integer tensor, an array or a nested list.
-        num_tokens: places of one image, N.
+        num_tokens: positions of one image, N.
         batch_size: number of images, B.
 
     Returns:
@@ -82,12 +82,12 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
     if order.is_floating_point() or order.is_complex() or order.dtype == torch.bool:
         raise TypeError(f"`order` must hold integers, got {order.dtype}.")
     order = order.long().expand(batch_size, num_tokens)  # (B, N)
-    places = torch.arange(num_tokens, device=order.device)  # (N,)
-    wrong_rows = (order.sort(dim=1).values != places).any(dim=1).nonzero().flatten().tolist()
+    positions = torch.arange(num_tokens, device=order.device)  # (N,)
+    wrong_rows = (order.sort(dim=1).values != positions).any(dim=1).nonzero().flatten().tolist()
     if wrong_rows:
-        missing = places[torch.isin(places, order[wrong_rows[0]], invert=True)].tolist()
+        missing = positions[torch.isin(positions, order[wrong_rows[0]], invert=True)].tolist()
         raise ValueError(
-            f"`order` must hold every place from 0 to {num_tokens - 1} once in each row, "
+            f"`order` must hold every position from 0 to {num_tokens - 1} once in each row, "
             f"but row {wrong_rows[0]} lacks {len(missing)} of them, the first being {missing[0]}."
         )
     return order
@@ -96,10 +96,10 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
 def check_fixed_order(
     order: torch.LongTensor | str, name: str | None, height: int, width: int, rule: str | None = None
 ):
-    """Check that a model with one order gets the places in it.
+    """Check that a model with one order gets the positions in it.
 
     Args:
-        order: (B, N), the places in the order asked for, or the name of an order.
+        order: (B, N), the positions in the order asked for, or the name of an order.
         name: of the model's order; None for a model of any order, which passes every one.
         height: rows of the token grid.
         width: columns of the token grid.
@@ -124,24 +124,24 @@ def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch
     """Move the known places to the front of an order; within each part it stays as it was.
 
     Args:
-        order: (B, N), raster places in order.
-        known: (B, N), true where a place is known, in raster order.
+        order: (B, N), raster positions in order.
+        known: (B, N), true where a position is known, in raster order.
 
     Returns:
-        The order (B, N), and how many places of each image are known.
+        The order (B, N), and how many positions of each image are known.
     """
     unknown = ~known.gather(1, order)
     return order.gather(1, unknown.long().argsort(dim=1, stable=True)), known.sum(dim=1).tolist()
 
 
 def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Row and column of every place, each (N,)."""
-    place = torch.arange(height * width, device="cpu")
-    return place // width, place % width
+    """Row and column of every position, each (N,)."""
+    position = torch.arange(height * width, device="cpu")
+    return position // width, position % width
 
 
 def _random_classes(height: int, width: int) -> torch.LongTensor:
-    """One class: all places are drawn from together."""
+    """One class: all positions are sampled from together."""
     return torch.zeros(height * width, dtype=torch.long, device="cpu")
 
 
@@ -234,5 +234,5 @@ _FIXED_KEYS = {
 
 #: Orders that are the same for every image: the six scans of RAR's ablation.
 FIXED_ORDER_NAMES = tuple(_FIXED_KEYS)
-#: Names that `make_order` knows, the drawn ones first.
+#: Names that `make_order` knows, the random ones first.
 ORDER_NAMES = (*_RANDOM_CLASSES, *FIXED_ORDER_NAMES)

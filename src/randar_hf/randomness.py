@@ -50,7 +50,7 @@ def uniform(
     Args:
         shape: shape of one row.
         batch_size: number of rows, B.
-        generator: as `check_generators` takes it; each row is drawn on its generator's device.
+        generator: as `check_generators` takes it; each row is sampled on its generator's device.
         dtype: floating point type of the numbers.
 
     Returns:

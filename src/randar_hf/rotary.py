@@ -1,4 +1,4 @@
-"""Two-dimensional rotary positions. N places of an h x w grid, d head width."""
+"""Two-dimensional rotary positions. N positions of an h x w grid, d head width."""
 
 import torch
 
@@ -7,7 +7,7 @@ def rotary_table(
     height: int, width: int, head_dim: int, theta: float = 10000.0, device: torch.device | str | None = None
 ) -> torch.Tensor:
     """
-    The [`rotary_table_at`] the places of a grid, in raster order, one cell being one unit.
+    The [`rotary_table_at`] the positions of a grid, in raster order, one cell being one unit.
 
     Args:
         height, width (`int`): rows and columns of the grid, at least 1.
@@ -22,7 +22,7 @@ def rotary_table(
 
 
 def grid_positions(height: int, width: int, device: torch.device | str | None = None) -> torch.Tensor:
-    """Row and column of every place of a grid in raster order, (height * width, 2), float32."""
+    """Row and column of every position of a grid in raster order, (height * width, 2), float32."""
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     return torch.cartesian_prod(rows, columns).view(-1, 2).float()
 
@@ -31,10 +31,10 @@ def rotary_table_at(
     positions: torch.Tensor, head_dim: int, theta: float = 10000.0, factor: float = 1.0, num_extrapolated: int = 0
 ) -> torch.Tensor:
     """
-    Cosines and sines of places; the first half of a head turns with the row, the second with the column.
+    Cosines and sines of positions; the first half of a head turns with the row, the second with the column.
 
     Args:
-        positions (`torch.Tensor` of shape (N, 2)): row and column of each place, float32; they need not be whole.
+        positions (`torch.Tensor` of shape (N, 2)): row and column of each position, float32; they need not be whole.
         head_dim (`int`): width of one attention head, a multiple of 4.
         theta (`float`): base of the frequencies, `theta ** (-4j / head_dim)`.
         factor (`float`): positions are divided by it, so that a finer grid spans the trained one (interpolation).
@@ -42,7 +42,7 @@ def rotary_table_at(
 
     Returns:
         `torch.Tensor` of shape (N + 1, head_dim / 2, 2), float32: a (cos, sin) pair for each pair of channels. Row
-        N stands for "no place" and is zero, so that queries and keys of the class slot vanish.
+        N stands for "no position" and is zero, so that queries and keys of the class slot vanish.
     """
     axis_dim = head_dim // 2
     steps = torch.arange(0, axis_dim, 2, device=positions.device)  # (d/4,)

@@ -100,7 +100,7 @@ def decode_images(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
 
     Returns:
         `torch.Tensor` of shape (B, 3, H, W). A tokenizer for [-1, 1] overshoots a little; values of one for another
-        range are clamped and cut to the 8-bit level below, as MaskGIT's pictures are, so that rounding keeps them.
+        range are clamped and cut to the 8-bit level below, as MaskGIT's images are, so that rounding keeps them.
     """
     tokens = tokens.clamp(0, vqvae.config.num_vq_embeddings - 1)
     pixels, (low, high) = _look_up(vqvae, tokens), pixel_range(vqvae)

@@ -49,7 +49,7 @@ def test_generate_shows_how_images_appear(folder, capsys):
 
 
 @pytest.fixture
-def picture(folder):
+def image(folder):
     Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(folder / "in.png")
     mask = Image.new("L", (16, 16))
     mask.paste(255, (8, 0, 16, 16))
@@ -57,20 +57,20 @@ def picture(folder):
     return folder / "in.png"
 
 
-def test_inpaint_keeps_what_is_not_masked(folder, picture, capsys):
-    command = ["inpaint", "tench", picture, folder / "mask.png", "--model", folder / "model"]
+def test_inpaint_keeps_what_is_not_masked(folder, image, capsys):
+    command = ["inpaint", "tench", image, folder / "mask.png", "--model", folder / "model"]
     assert run(capsys, *command, "--output", folder / "out.png", "--strength", 0.5, "--seam", 2)[0] == 0
-    old, new = Image.open(picture), Image.open(folder / "out.png")
+    old, new = Image.open(image), Image.open(folder / "out.png")
     assert old.crop((0, 0, 8, 16)).tobytes() == new.crop((0, 0, 8, 16)).tobytes()
     assert old.tobytes() != new.tobytes()
 
 
-def test_inpainting_and_outpainting_are_shown_in_a_loop(folder, picture, capsys):
+def test_inpainting_and_outpainting_are_shown_in_a_loop(folder, image, capsys):
     words = ["--model", folder / "model", "--output", folder / "out.png", "--animate", folder / "a.gif", "--overwrite"]
     for command, size in (
-        (["inpaint", 1, picture, folder / "mask.png", "--steps", 4], (16, 16)),
-        (["outpaint", 1, picture, "--right", 8, "--steps", 4], (24, 16)),
-        (["outpaint", 1, picture, "--right", 8, "--attention", "sliding_window"], (24, 16)),
+        (["inpaint", 1, image, folder / "mask.png", "--steps", 4], (16, 16)),
+        (["outpaint", 1, image, "--right", 8, "--steps", 4], (24, 16)),
+        (["outpaint", 1, image, "--right", 8, "--attention", "sliding_window"], (24, 16)),
     ):
         assert run(capsys, *command, *words)[0] == 0
         film = Image.open(folder / "a.gif")
@@ -108,14 +108,14 @@ def test_a_number_that_names_a_class_is_that_class(model, vqvae, tmp_path, capsy
     assert first == second != other
 
 
-def test_what_the_system_refuses_is_one_line_before_the_work(folder, picture, monkeypatch, capsys):
+def test_what_the_system_refuses_is_one_line_before_the_work(folder, image, monkeypatch, capsys):
     monkeypatch.setattr("randar_hf.cli.images.open_pipeline", None)  # no work
     (folder / "folder.png").mkdir()
-    (folder / "cut.png").write_bytes(picture.read_bytes()[:60])
+    (folder / "cut.png").write_bytes(image.read_bytes()[:60])
     for words, named in (
         (["generate", "1", "--output", folder / ("x" * 300 + ".png")], "--output"),
         (["generate", "1", "--output", folder / "folder.png", "--overwrite"], "--output"),
-        (["generate", "1", "--output", picture / "out.png"], "--output"),
+        (["generate", "1", "--output", image / "out.png"], "--output"),
         (["generate", "1", "--animate", folder / ("x" * 300 + ".gif")], "--animate"),
         (["outpaint", "1", "x" * 300 + ".png"], "image"),
         (["outpaint", "1", folder / "cut.png"], "image"),
@@ -127,8 +127,8 @@ def test_what_the_system_refuses_is_one_line_before_the_work(folder, picture, mo
 
 
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
-def test_outpaint_extends_the_canvas(folder, picture, capsys, attention):
-    command = ["outpaint", 1, picture, "--model", folder / "model", "--output", folder / "out.png"]
+def test_outpaint_extends_the_canvas(folder, image, capsys, attention):
+    command = ["outpaint", 1, image, "--model", folder / "model", "--output", folder / "out.png"]
     assert run(capsys, *command, "--left", 8, "--bottom", 4, "--attention", attention)[0] == 0
     assert Image.open(folder / "out.png").size == (24, 20)
 

@@ -39,16 +39,16 @@ def test_the_codebook_is_scaled_once_and_the_counter_dropped(published):
     assert torch.equal(conversion.convert_llamagen_vq(checkpoint).quantize.embedding.weight, codebook)
 
 
-def test_maskgits_range_and_rounding_reach_the_pictures(published, model, tmp_path):
+def test_maskgits_range_and_rounding_reach_the_images(published, model, tmp_path):
     tensors = published("maskgit_vq")
     conversion.convert_maskgit_vq(tensors).save_pretrained(tmp_path)
     vqvae = VQModel.from_pretrained(tmp_path)
     assert vq.pixel_range(vqvae) == (0, 1)
     tokens = torch.randint(64, (1, 16), generator=torch.Generator().manual_seed(0))
     pipe = RandARPipeline(model, vqvae)
-    picture = pipe.image_processor.postprocess(pipe.decode_latents(tokens, 4, 4))[0]
+    image = pipe.image_processor.postprocess(pipe.decode_latents(tokens, 4, 4))[0]
     published_way = (255 * vq.decode(vqvae, tokens.view(1, 4, 4)).clamp(0, 1)).to(torch.uint8)[0].permute(1, 2, 0)
-    assert np.array_equal(np.asarray(picture), published_way.numpy())
+    assert np.array_equal(np.asarray(image), published_way.numpy())
 
 
 def test_one_block_a_level(published):

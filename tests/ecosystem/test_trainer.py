@@ -79,12 +79,12 @@ def test_ignored_labels_are_ignored_with_and_without_logits(make):
         output.loss.backward()
         losses.append((output.loss.detach(), model.lm_head.weight.grad.clone()))
     logits = model(tokens, classes, order=order).logits
-    places = torch.arange(model.config.num_tokens) if order is None else order
+    positions = torch.arange(model.config.num_tokens) if order is None else order
     expected = [
-        -logits[i, j].log_softmax(-1)[tokens[i, place]]
+        -logits[i, j].log_softmax(-1)[tokens[i, position]]
         for i in range(4)
-        for j, place in enumerate(places)
-        if labels[i, place] != -100
+        for j, position in enumerate(positions)
+        if labels[i, position] != -100
     ]
     for loss, _ in losses:
         assert torch.allclose(loss, torch.stack(expected).mean(), rtol=1e-5)

@@ -69,7 +69,7 @@ def test_what_a_run_leaves(folder):
     }  # fmt: skip
 
 
-def test_the_array_holds_the_pictures_and_their_classes(folder):
+def test_the_array_holds_the_images_and_their_classes(folder):
     sample_images("model", "samples", 7, classes="random", device="cpu")
     with np.load("samples/samples.npz") as arrays:
         assert arrays.files == ["arr_0", "arr_1"]
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on(folder, monkeypatch, kept):
 
     def stop(image, path, **options):
         if next(left, None) is None:
-            path.write_bytes(b"half a picture")
+            path.write_bytes(b"half an image")
             raise KeyboardInterrupt
         save(image, path, **options)
 
@@ -176,9 +176,9 @@ def test_a_run_stopped_while_it_writes_other_files_goes_on(folder):
     assert files(folder / "first") == whole
 
 
-def test_a_damaged_picture_is_not_passed_on(folder):
+def test_a_damaged_image_is_not_passed_on(folder):
     sample_images("model", "samples", 2, device="cpu", write_npz=False)
-    for damaged in (b"half a picture", Path("samples", "images", "000000.png").read_bytes()[:-300]):
+    for damaged in (b"half an image", Path("samples", "images", "000000.png").read_bytes()[:-300]):
         Path("samples", "images", "000001.png").write_bytes(damaged)
         with pytest.raises(ValueError, match="000001.png"):
             sample_images("model", "samples", 2, device="cpu")
@@ -307,7 +307,7 @@ def test_processes_share_the_batches(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_of_a_launcher_give_the_same_bytes(tmp_path):
-    """Pictures of the shipped digits, each drawn by one of the processes."""
+    """Images of the shipped digits, each drawn by one of the processes."""
     launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m randar_hf"
     words = f"sample --num-images 20 --batch-size 4 --steps 4 --device cpu --output-dir {tmp_path / 'both'}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM
 generator = torch.Generator()
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline="pipeline", trust_remote_code=True)
 tokens = pipe(["tench", 4], generator=generator.manual_seed(0), output_type="latent").images
-picture = pipe("tench", generator=generator.manual_seed(0), output_type="np").images
+image = pipe("tench", generator=generator.manual_seed(0), output_type="np").images
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], subfolder="transformer", trust_remote_code=True)
 same = model.generate([0, 4], generator=generator.manual_seed(0))
-print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": float(picture.mean())}))
+print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": float(image.mean())}))
 """
 
 
@@ -44,9 +44,9 @@ def test_a_folder_with_code_needs_no_package(kind, request, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     found = json.loads(result.stdout.splitlines()[-1])
     expected = pipe([0, 4], generator=torch.Generator().manual_seed(0), output_type="latent").images
-    picture = pipe(0, generator=torch.Generator().manual_seed(0), output_type="np").images
+    image = pipe(0, generator=torch.Generator().manual_seed(0), output_type="np").images
     assert found["tokens"] == found["same"] == expected.tolist()
-    assert found["mean"] == pytest.approx(float(picture.mean()))
+    assert found["mean"] == pytest.approx(float(image.mean()))
 
 
 def test_code_runs_only_if_trusted(pipe, tmp_path):

@@ -66,7 +66,7 @@ def test_what_is_no_model_is_refused(vqvae):
         RARPipeline(vqvae, vqvae)
 
 
-def test_pictures_of_tokens_need_no_transformer(rar_pipe, tmp_path):
+def test_images_of_tokens_need_no_transformer(rar_pipe, tmp_path):
     rar_pipe.save_pretrained(tmp_path)
     alone = RARPipeline.from_pretrained(tmp_path, transformer=None)
     drawn = torch.arange(16)[None]

@@ -39,7 +39,7 @@ def test_output_types(pipe):
     assert tokens(pipe, [0, 1]).shape == (2, 16)
 
 
-def test_pictures_are_the_decoded_tokens(pipe):
+def test_images_are_the_decoded_tokens(pipe):
     drawn = tokens(pipe, [3])
     pixels = pipe(3, generator=torch.Generator().manual_seed(0), output_type="pt").images
     expected = (pipe.decode_latents(drawn, 4, 4) / 2 + 0.5).clamp(0, 1)

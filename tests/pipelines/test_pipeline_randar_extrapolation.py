@@ -69,7 +69,7 @@ def test_guidance_by_space_alone(pipe):
 
 
 def lacking(pipe, **settings):
-    """Share of all places, and of the coarse ones, that the second sequence of spatial guidance lacks at the end."""
+    """Fraction of all positions, and of the coarse ones, that spatial guidance's second sequence drops at the end."""
     seen = []
     forward = pipe.transformer.forward
     pipe.transformer.forward = lambda **inputs: seen.append(inputs["input_ids"]) or forward(**inputs)

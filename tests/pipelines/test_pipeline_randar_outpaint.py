@@ -28,7 +28,7 @@ def pipe(model, vqvae, class_names):
     return pipe
 
 
-def make_pictures(count, height=16, width=16):
+def make_images(count, height=16, width=16):
     """uint8 arrays (count, H, W, 3)."""
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
@@ -37,34 +37,34 @@ def tokens(pipe, *args, seed=0, **kwargs):
     return pipe(*args, generator=torch.Generator().manual_seed(seed), output_type="latent", **kwargs).images
 
 
-def place_of(picture, left=0, top=0, **others):
-    height, width = picture.shape[:2]
+def position_of(image, left=0, top=0, **others):
+    height, width = image.shape[:2]
     return slice(top, top + height), slice(left, left + width)
 
 
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("size", [(16, 16), (8, 24)])
-def test_every_side_is_filled_and_the_picture_stays(pipe, attention, sides, size):
-    (picture,) = make_pictures(1, *size)
+def test_every_side_is_filled_and_the_image_stays(pipe, attention, sides, size):
+    (image,) = make_images(1, *size)
     height = size[0] + sides.get("top", 0) + sides.get("bottom", 0)
     width = size[1] + sides.get("left", 0) + sides.get("right", 0)
-    place = place_of(picture, **sides)
+    position = position_of(image, **sides)
 
-    latents = tokens(pipe, 1, picture, **sides, attention=attention)
+    latents = tokens(pipe, 1, image, **sides, attention=attention)
     assert latents.shape == (1, height * width // 16) and latents.min() >= 0
-    known = encode_images(pipe.vqvae, torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1)
-    in_tokens = tuple(slice(side.start // 4, side.stop // 4) for side in place)
+    known = encode_images(pipe.vqvae, torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)
+    in_tokens = tuple(slice(side.start // 4, side.stop // 4) for side in position)
     assert torch.equal(latents.view(height // 4, width // 4)[in_tokens], known[0])
 
     generator = torch.Generator().manual_seed(0)
-    image = pipe(1, PIL.Image.fromarray(picture), **sides, attention=attention, generator=generator).images[0]
-    assert image.size == (width, height)
-    np.testing.assert_array_equal(np.asarray(image)[place], picture)
+    extended = pipe(1, PIL.Image.fromarray(image), **sides, attention=attention, generator=generator).images[0]
+    assert extended.size == (width, height)
+    np.testing.assert_array_equal(np.asarray(extended)[position], image)
     decoded = pipe.image_processor.postprocess(pipe.decode_latents(latents, height // 4, width // 4))[0]
     around = np.ones((height, width), dtype=bool)
-    around[place] = False
-    np.testing.assert_array_equal(np.asarray(image)[around], np.asarray(decoded)[around])
+    around[position] = False
+    np.testing.assert_array_equal(np.asarray(extended)[around], np.asarray(decoded)[around])
 
 
 def test_arrays_and_tensors_keep_their_numbers(pipe):
@@ -77,9 +77,9 @@ def test_arrays_and_tensors_keep_their_numbers(pipe):
 
 
 def test_full_attention_is_one_generation_on_the_canvas(pipe):
-    picture = make_pictures(1)
-    latents = tokens(pipe, 2, picture, right=16, num_inference_steps=7)
-    encoded = encode_images(pipe.vqvae, torch.from_numpy(picture).permute(0, 3, 1, 2) / 127.5 - 1)
+    image = make_images(1)
+    latents = tokens(pipe, 2, image, right=16, num_inference_steps=7)
+    encoded = encode_images(pipe.vqvae, torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1)
     known_mask = torch.zeros(4, 8, dtype=torch.bool)
     known_mask[:, :4] = True
     expected = pipe.transformer.generate(
@@ -95,11 +95,11 @@ def test_full_attention_is_one_generation_on_the_canvas(pipe):
 
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 def test_an_image_does_not_depend_on_its_batch(pipe, generators, attention):
-    pictures = list(make_pictures(2))
+    images = list(make_images(2))
     settings = {"right": 12, "bottom": 8, "attention": attention, "output_type": "latent"}
-    together = pipe([1, 4], pictures, num_images_per_prompt=2, generator=generators(4), **settings).images
+    together = pipe([1, 4], images, num_images_per_prompt=2, generator=generators(4), **settings).images
     for i, label in enumerate([1, 1, 4, 4]):
-        alone = pipe(label, pictures[i // 2], generator=generators(1, i), **settings).images
+        alone = pipe(label, images[i // 2], generator=generators(1, i), **settings).images
         assert torch.equal(together[i], alone[0])
 
 
@@ -156,7 +156,7 @@ def test_a_window_sees_nothing_else(pipe, monkeypatch):
     tokens(
         pipe,
         3,
-        make_pictures(1),
+        make_images(1),
         **sides,
         attention="sliding_window",
         num_inference_steps=3,
@@ -177,8 +177,8 @@ def test_a_window_sees_nothing_else(pipe, monkeypatch):
 
 
 def test_windows_do_what_generation_on_them_does(pipe):
-    (picture,) = make_pictures(1)
-    latents = tokens(pipe, 2, picture, right=8, attention="sliding_window").view(4, 6)
+    (image,) = make_images(1)
+    latents = tokens(pipe, 2, image, right=8, attention="sliding_window").view(4, 6)
     known_mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     known_mask[:, :, :2] = True
     generator = torch.Generator().manual_seed(0)
@@ -202,7 +202,7 @@ def test_callback_sees_the_canvas_grow(pipe, attention):
         return inputs
 
     sides = {"left": 4, "top": 4, "right": 4, "bottom": 4}
-    pipe(0, make_pictures(1), **sides, attention=attention, num_inference_steps=4, callback_on_step_end=watch)
+    pipe(0, make_images(1), **sides, attention=attention, num_inference_steps=4, callback_on_step_end=watch)
     assert len(counts) == pipe.num_timesteps and counts == sorted(counts) and counts[-1] == 36
     assert len(counts) == 4 if attention == "full" else len(counts) > 8
 
@@ -217,11 +217,11 @@ def test_callback_changes_tokens_and_stops(pipe, attention):
         return inputs
 
     settings = {"right": 32, "attention": attention}
-    latents = tokens(pipe, 0, make_pictures(1), callback_on_step_end=zero, **settings)
+    latents = tokens(pipe, 0, make_images(1), callback_on_step_end=zero, **settings)
     assert (latents == 0).all()
-    latents = tokens(pipe, 0, make_pictures(1), callback_on_step_end=stop, **settings)
+    latents = tokens(pipe, 0, make_images(1), callback_on_step_end=stop, **settings)
     assert 0 < (latents < 0).sum() < 32
-    image = pipe(0, make_pictures(1), callback_on_step_end=stop, output_type="np", **settings).images[0]
+    image = pipe(0, make_images(1), callback_on_step_end=stop, output_type="np", **settings).images[0]
     assert (image[:, 40:] == 0.5).any()
 
 
@@ -231,50 +231,50 @@ def test_callback_changes_guidance_in_windows(pipe):
         return inputs
 
     settings = {"right": 32, "attention": "sliding_window", "guidance_scale": 3.0, "guidance_schedule": "constant"}
-    changed = tokens(pipe, 0, make_pictures(1), callback_on_step_end=turn_off, **settings)
-    assert not torch.equal(changed, tokens(pipe, 0, make_pictures(1), **settings))
+    changed = tokens(pipe, 0, make_images(1), callback_on_step_end=turn_off, **settings)
+    assert not torch.equal(changed, tokens(pipe, 0, make_images(1), **settings))
 
 
 # As a pipeline
 
 
-def test_refine_leaves_the_picture(pipe):
-    plain, refined = (tokens(pipe, 0, make_pictures(1), right=16, refine=rounds).view(4, 8) for rounds in (0, 2))
+def test_refine_leaves_the_image(pipe):
+    plain, refined = (tokens(pipe, 0, make_images(1), right=16, refine=rounds).view(4, 8) for rounds in (0, 2))
     assert torch.equal(plain[:, :4], refined[:, :4]) and not torch.equal(plain, refined)
 
 
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 def test_settings_reach_the_model(pipe, attention):
     settings = {"right": 16, "attention": attention}
-    plain = tokens(pipe, 0, make_pictures(1), **settings)
+    plain = tokens(pipe, 0, make_images(1), **settings)
     for changed in ({"order": "raster"}, {"top_k": 1}, {"spatial_guidance_scale": 2.0}, {"guidance_scale": 1.0}):
-        assert not torch.equal(tokens(pipe, 0, make_pictures(1), **settings, **changed), plain)
+        assert not torch.equal(tokens(pipe, 0, make_images(1), **settings, **changed), plain)
 
 
 def test_from_pipe_save_and_load(pipe, tmp_path):
-    picture = make_pictures(1)
-    expected = tokens(pipe, "tench", picture, right=8)
+    image = make_images(1)
+    expected = tokens(pipe, "tench", image, right=8)
     inpaint = RandARInpaintPipeline.from_pipe(RandARPipeline.from_pipe(pipe))
     moved = RandAROutpaintPipeline.from_pipe(inpaint)
     assert moved.transformer is pipe.transformer and moved.id2label == pipe.id2label
-    assert torch.equal(tokens(moved, "tench", picture, right=8), expected)
+    assert torch.equal(tokens(moved, "tench", image, right=8), expected)
     pipe.save_pretrained(tmp_path)
     loaded = RandAROutpaintPipeline.from_pretrained(tmp_path)
-    assert torch.equal(tokens(loaded, "tench", picture, right=8), expected)
+    assert torch.equal(tokens(loaded, "tench", image, right=8), expected)
 
 
-def test_half_precision_keeps_the_picture_exact(pipe):
+def test_half_precision_keeps_the_image_exact(pipe):
     pipe.to(torch.bfloat16)
-    (picture,) = make_pictures(1)
-    image = pipe(0, picture, left=8, attention="sliding_window").images[0]
-    np.testing.assert_array_equal(np.asarray(image)[:, 8:], picture)
+    (image,) = make_images(1)
+    extended = pipe(0, image, left=8, attention="sliding_window").images[0]
+    np.testing.assert_array_equal(np.asarray(extended)[:, 8:], image)
 
 
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 def test_offload_hooks(pipe, attention):
-    expected = tokens(pipe, 0, make_pictures(1), right=8, attention=attention)
+    expected = tokens(pipe, 0, make_images(1), right=8, attention=attention)
     pipe.enable_model_cpu_offload(device="cpu")
-    assert torch.equal(tokens(pipe, 0, make_pictures(1), right=8, attention=attention), expected)
+    assert torch.equal(tokens(pipe, 0, make_images(1), right=8, attention=attention), expected)
 
 
 # Bad input
@@ -311,7 +311,7 @@ def test_bad_input_is_named_before_anything_runs(pipe, monkeypatch, message, arg
     monkeypatch.setattr(pipe.transformer, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
     monkeypatch.setattr(pipe.vqvae, "encode", lambda *args, **kwargs: pytest.fail("the tokenizer ran"))
     with pytest.raises(ValueError, match=message):
-        pipe(**{"class_labels": [0, 1], "image": make_pictures(2), "right": 16, **arguments})
+        pipe(**{"class_labels": [0, 1], "image": make_images(2), "right": 16, **arguments})
 
 
 def test_other_types_are_named(pipe):
@@ -323,13 +323,13 @@ def test_other_types_are_named(pipe):
 def test_models_of_one_grid_are_refused(make_model, vqvae, monkeypatch, kind):
     monkeypatch.setattr(vqvae, "encode", lambda *args, **kwargs: pytest.fail("the tokenizer ran"))
     with pytest.raises(ValueError, match="`grid_size` must be the trained .* embedding"):
-        RandAROutpaintPipeline(make_model(position_instruction=kind), vqvae)(0, make_pictures(1), right=16)
+        RandAROutpaintPipeline(make_model(position_instruction=kind), vqvae)(0, make_images(1), right=16)
 
 
 def test_more_tokens_than_memory(pipe, monkeypatch):
     monkeypatch.setattr(pipe.vqvae, "encode", lambda *args, **kwargs: pytest.fail("the tokenizer ran"))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
     with pytest.raises(ValueError, match="1024 tokens an image, whose decoding takes at least .* GiB"):
-        pipe(0, make_pictures(1), right=1008)
+        pipe(0, make_images(1), right=1008)
     with pytest.raises(ValueError, match="tokens an image"):
-        pipe(0, make_pictures(1), right=4 * 10**12)
+        pipe(0, make_images(1), right=4 * 10**12)

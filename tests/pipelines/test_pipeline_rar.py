@@ -120,7 +120,7 @@ def test_callback_sees_every_step_in_the_order_of_the_model(rar_pipe):
         return inputs
 
     rar_pipe(0, callback_on_step_end=callback)
-    assert seen == [(step, [place <= step for place in range(16)]) for step in range(16)]
+    assert seen == [(step, [position <= step for position in range(16)]) for step in range(16)]
     assert rar_pipe.num_timesteps == 16
 
 

@@ -104,14 +104,14 @@ def spoil_gradients(step: int) -> None:
 
 
 def watch_batches(path: Path) -> None:
-    """Append what each picture of a batch is trained with to a file."""
+    """Append what each image of a batch is trained with to a file."""
     forward = RandARForCausalLM.forward
 
     def watched(self, input_ids, class_labels, order, labels, dropped_classes, **kwargs):
         columns = zip(input_ids.tolist(), class_labels.tolist(), order.tolist(), dropped_classes.tolist())
-        pictures = [{"tokens": t, "label": c, "order": o, "dropped": d} for t, c, o, d in columns]
+        images = [{"tokens": t, "label": c, "order": o, "dropped": d} for t, c, o, d in columns]
         with open(path, "a") as file:
-            file.write(json.dumps(pictures) + "\n")
+            file.write(json.dumps(images) + "\n")
         return forward(self, input_ids, class_labels, order, labels, dropped_classes=dropped_classes, **kwargs)
 
     RandARForCausalLM.forward = watched

@@ -35,8 +35,8 @@ def fresh_accelerate():
     GradientState._reset_state()
 
 
-def make_picture(label: int, index: int) -> PILImage.Image:
-    """A 16 x 16 picture: stripes whose direction and colour tell the class."""
+def make_image(label: int, index: int) -> PILImage.Image:
+    """A 16 x 16 image: stripes whose direction and colour tell the class."""
     rng = np.random.default_rng([label, index])
     pixels = rng.integers(0, 40, (16, 16, 3), dtype=np.uint8)
     stripe = slice(4 * (index % 3), 4 * (index % 3) + 5)
@@ -52,19 +52,19 @@ def image_folder(tmp_path_factory):
         for label, name in enumerate(["down", "across"]):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
-                make_picture(label, index).save(folder / split / name / f"{index}.png")
+                make_image(label, index).save(folder / split / name / f"{index}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
 def image_parquet(tmp_path_factory):
-    """The same pictures as parquet files, with other column names."""
+    """The same images as parquet files, with other column names."""
     folder = tmp_path_factory.mktemp("parquet")
-    features = Features({"picture": Image(), "kind": ClassLabel(names=["down", "across"])})
+    features = Features({"image": Image(), "kind": ClassLabel(names=["down", "across"])})
     for split, count in {"train": 8, "validation": 3}.items():
         kinds = [label for label in range(2) for _ in range(count)]
-        pictures = [make_picture(label, index) for label in range(2) for index in range(count)]
-        rows = Dataset.from_dict({"picture": pictures, "kind": kinds}, features=features)
+        images = [make_image(label, index) for label in range(2) for index in range(count)]
+        rows = Dataset.from_dict({"image": images, "kind": kinds}, features=features)
         rows.to_parquet(folder / f"{split}.parquet")
     return folder
 

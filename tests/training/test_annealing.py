@@ -1,4 +1,4 @@
-"""The orders of training: what is drawn, what is trained, and what a resumed run must keep."""
+"""The orders of training: what is sampled, what is trained, and what a resumed run must keep."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from randar_hf.training.trainer import Trainer
 
 
 RASTER = torch.arange(16)
-# Twelve steps: permuted pictures alone up to step 3, none from step 9 on.
+# Twelve steps: permuted images alone up to step 3, none from step 9 on.
 RAMP = {"model_type": "rar", "annealing_start": 3, "annealing_end": 9, "max_steps": 12}
 CURVE = [1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0, 0, 0]
 
@@ -52,7 +52,7 @@ def make_generators(count: int, *key: int) -> list[torch.Generator]:
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 1.0), (25, 0.75), (50, 0.5), (90, 0.1), (100, 0.0)])
-def test_the_share_of_permuted_pictures_is_the_ratio(step, share):
+def test_the_share_of_permuted_images_is_the_ratio(step, share):
     orders = draw(Annealing("raster", 0, 100), step, make_generators(4000, step))
     assert orders.sort(dim=1).values.equal(RASTER.expand(4000, -1))
     deviation = (share * (1 - share) / 4000) ** 0.5

@@ -1,4 +1,4 @@
-"""Which pixels a crop holds, and what pictures of other modes become."""
+"""Which pixels a crop holds, and what images of other modes become."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from randar_hf.training.data.pixels import to_pixels
 
 
 def coordinates(width: int, height: int) -> np.ndarray:
-    """A picture whose pixels hold their row and their column."""
+    """An image whose pixels hold their row and their column."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
 
@@ -23,7 +23,7 @@ def test_the_square_lies_in_the_middle():
     assert np.array_equal(centre_square(Image.fromarray(tall), 20), tall[5:25])
 
 
-def test_large_pictures_are_halved_by_means_then_scaled_by_a_bicubic_filter():
+def test_large_images_are_halved_by_means_then_scaled_by_a_bicubic_filter():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     means = pixels.reshape(32, 2, 40, 2, 3).astype(float).mean((1, 3))
     assert np.abs(np.asarray(centre_square(Image.fromarray(pixels), 32), float) - means[:, 4:36]).max() <= 1
@@ -36,11 +36,11 @@ def test_large_pictures_are_halved_by_means_then_scaled_by_a_bicubic_filter():
     assert np.array_equal(centre_square(Image.fromarray(pixels), 20), np.asarray(scaled)[:, 2:22])
 
 
-def test_small_pictures_are_enlarged():
+def test_small_images_are_enlarged():
     assert centre_square(Image.new("RGB", (3, 5), "red"), 16).size == (16, 16)
 
 
-def test_a_line_is_no_picture():
+def test_a_line_is_no_image():
     with pytest.raises(ValueError, match="1 x 30000 pixels are too narrow"):
         centre_square(Image.new("L", (1, 30_000)), 256)
 

@@ -22,7 +22,7 @@ def test_a_fixed_stratified_fifth_is_held_out():
     assert not any(scan.tobytes() in train for scan in splits["validation"][0])
 
 
-def test_scan_survives_being_a_picture():
+def test_scan_survives_being_a_image():
     for scan in split_scans()["validation"][0][:20]:
         assert np.abs(image_to_scan(scan_to_image(scan)) - scan).mean() < 1
 

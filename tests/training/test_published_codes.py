@@ -16,7 +16,7 @@ from randar_hf.training.data.token_writer import TokenFolder
 
 @pytest.fixture
 def codes():
-    """(class, (A, N) tokens) of seven pictures: two crops of 3 x 3 tokens each."""
+    """(class, (A, N) tokens) of seven images: two crops of 3 x 3 tokens each."""
     rng = np.random.default_rng(0)
     return [(label, rng.integers(0, 16, (2, 9))) for label in (11, 0, 2, 2, 0, 10, 2)]
 
@@ -104,7 +104,7 @@ def test_llamagen_folders_with_crops_of_a_second_range(codes, tokenize, tmp_path
     assert_same(rows, [(label, np.concatenate([tokens, tokens[::-1]])) for label, tokens in codes])
 
 
-def test_a_picture_without_its_second_crops_is_a_bad_one(codes, tokenize, tmp_path):
+def test_a_image_without_its_second_crops_is_a_bad_one(codes, tokenize, tmp_path):
     for name in ("ten_crop", "ten_crop_105"):
         write_llamagen(tmp_path / name, codes)
     (tmp_path / "ten_crop_105" / "imagenet48_codes" / "2.npy").unlink()

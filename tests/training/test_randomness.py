@@ -1,4 +1,4 @@
-"""What is drawn depends on the seed, the epoch and the sample, not on who reads it or in which company."""
+"""What is sampled depends on the seed, the epoch and the sample, not on who reads it or in which company."""
 
 import json
 

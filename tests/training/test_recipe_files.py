@@ -31,7 +31,7 @@ from randar_hf.training.training_config import MODELS
 
 PLACES = {"dataset": "data", "output_dir": "run"}
 DENSE, MERGE, NONE = ({"position_instruction": name} for name in ("dense", "merge", "none"))
-# Model, its published number of parameters (where one was published), pictures a step of 8 GPUs, steps.
+# Model, its published number of parameters (where one was published), images a step of 8 GPUs, steps.
 PUBLISHED = {
     "randar-l-256": (RandARConfig.from_size("L"), 342_912_000, 1024, 360_000),
     "randar-xl-256": (RandARConfig.from_size("XL"), 774_700_800, 1024, 360_000),
@@ -188,7 +188,7 @@ def test_operations_and_hours_that_are_told_are_computed():
             assert f"{config.max_steps:,} steps" in about and f"{told} FLOP" in about, name
 
 
-def test_the_digits_are_as_large_as_their_pictures():
+def test_the_digits_are_as_large_as_their_images():
     assert load_recipe("digits", "train-tokenizer")["image_size"] == IMAGE_SIZE
 
 

@@ -32,7 +32,7 @@ def crops_of(dataset: TokenCrops, indices=None) -> list[int]:
     return [int(dataset[index]["tokens"][0]) % 100 for index in indices or range(len(dataset))]
 
 
-def test_without_a_seed_it_is_the_middle_of_the_picture():
+def test_without_a_seed_it_is_the_middle_of_the_image():
     assert set(crops_of(token_dataset(crop_rows(2), "t", "l"))) == {0}
     dataset = token_dataset(crop_rows(10), "t", "l")
     assert set(crops_of(dataset)) == {4}

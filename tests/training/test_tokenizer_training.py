@@ -22,7 +22,7 @@ def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings
     config = TokenizerTrainingConfig(
         dataset=str(image_parquet),
         output_dir=str(tmp_path / "tokenizer"),
-        image_column="picture",
+        image_column="image",
         validation_split="validation",
         **{**small_tokenizer_settings, "max_steps": 60, "learning_rate": 1e-2},
     )

@@ -1,4 +1,4 @@
-"""Pictures to rows of tokens."""
+"""Images to rows of tokens."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def tokenize(tokenizer_folder, tmp_path):
 
 @pytest.fixture
 def mixed_folder(tmp_path):
-    """Seven pictures of two classes, all readable."""
+    """Seven images of two classes, all readable."""
     for index in range(7):
         folder = tmp_path / "mixed" / "ab"[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,16 +44,16 @@ def rows_of(folder, split="train") -> list[tuple]:
     return [(row["label"], row["tokens"]) for row in load_rows(str(folder), split)]
 
 
-def test_rows_hold_the_tokens_and_labels_of_their_pictures(image_folder, tokenizer_folder, token_folder):
+def test_rows_hold_the_tokens_and_labels_of_their_images(image_folder, tokenizer_folder, token_folder):
     rows = load_rows(str(token_folder), "train")
     assert rows.features["tokens"] == List(Value("uint16"), length=16)
     assert rows.features["label"] == ClassLabel(names=["across", "down"])
     vqvae = VQModel.from_pretrained(tokenizer_folder)
-    pictures = load_rows(str(image_folder), "train")
-    pixels = torch.stack([row["pixels"] for row in PixelRows(pictures, "image", 16)])
+    images = load_rows(str(image_folder), "train")
+    pixels = torch.stack([row["pixels"] for row in PixelRows(images, "image", 16)])
     loaded = token_dataset(rows, "tokens", "label")[:]
     assert torch.equal(loaded["tokens"], vq.encode(vqvae, pixels).flatten(1))
-    assert loaded["label"].tolist() == pictures["label"][:]
+    assert loaded["label"].tolist() == images["label"][:]
 
 
 def test_settings_travel_with_the_rows(tokenizer_folder, token_folder):
@@ -64,7 +64,7 @@ def test_settings_travel_with_the_rows(tokenizer_folder, token_folder):
 
 
 def test_parquet_input_with_other_columns(image_parquet, tokenize):
-    settings = {"image_column": "picture", "label_column": "kind"}
+    settings = {"image_column": "image", "label_column": "kind"}
     output = tokenize(image_parquet, **settings)
     assert len(load_rows(str(output), "train")) == len(load_rows(str(output / "train.parquet"), "train")) == 16
     with pytest.raises(ValueError, match="`output_dir`: .*exists"):
@@ -102,9 +102,9 @@ def png(index: int) -> bytes:
 
 
 def test_every_source_gives_the_same_rows(tokenize, tmp_path):
-    pictures, labels = [png(index) for index in range(5)], [0, 2, 1, 2, 0]
+    images, labels = [png(index) for index in range(5)], [0, 2, 1, 2, 0]
     features = Features({"image": Image(), "label": ClassLabel(names=["x", "y", "z"])})
-    rows = Dataset.from_dict({"image": [{"bytes": picture, "path": None} for picture in pictures], "label": labels})
+    rows = Dataset.from_dict({"image": [{"bytes": image, "path": None} for image in images], "label": labels})
     rows = rows.cast(features)
     (tmp_path / "parquet").mkdir()
     for index, part in enumerate((range(0, 3), range(3, 5))):
@@ -117,7 +117,7 @@ def test_every_source_gives_the_same_rows(tokenize, tmp_path):
     for index, part in enumerate((range(0, 3), range(3, 5))):
         with tarfile.open(tmp_path / f"shard-{index}.tar", "w") as archive:
             for row in part:
-                for suffix, content in (("png", pictures[row]), ("cls", str(labels[row]).encode())):
+                for suffix, content in (("png", images[row]), ("cls", str(labels[row]).encode())):
                     member = tarfile.TarInfo(f"{row:03d}.{suffix}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
@@ -163,7 +163,7 @@ def test_labels_outside_the_classes_are_refused(tokenize, tmp_path):
         tokenize(tmp_path / "rows.parquet", output_dir=str(tmp_path / "other"))
 
 
-def test_a_class_without_pictures_keeps_its_number(mixed_folder, tokenize, caplog):
+def test_a_class_without_images_keeps_its_number(mixed_folder, tokenize, caplog):
     (mixed_folder / "aa").mkdir()
     written = load_rows(str(tokenize(mixed_folder)), "train")
     assert written.features["label"] == ClassLabel(names=["a", "aa", "b"])
@@ -172,7 +172,7 @@ def test_a_class_without_pictures_keeps_its_number(mixed_folder, tokenize, caplo
 
 
 def test_a_class_that_is_empty_in_one_split_keeps_its_number(image_folder, tokenize, tmp_path):
-    folder = shutil.copytree(image_folder, tmp_path / "pictures")
+    folder = shutil.copytree(image_folder, tmp_path / "images")
     shutil.rmtree(folder / "validation" / "across")
     (folder / "train" / "neither").mkdir()
     rows = load_rows(str(tokenize(folder, split="validation")), "validation")
@@ -186,7 +186,7 @@ def test_a_lone_class_is_a_class(mixed_folder, tokenize):
 
 @pytest.fixture
 def damaged_folder(mixed_folder):
-    """The seven pictures, of which the numbers 1, 2 and 5 are damaged."""
+    """The seven images, of which the numbers 1, 2 and 5 are damaged."""
     whole = (mixed_folder / "b" / "1.png").read_bytes()
     (mixed_folder / "b" / "1.png").write_bytes(whole[: len(whole) // 2])
     (mixed_folder / "a" / "2.png").write_bytes(b"")
@@ -194,7 +194,7 @@ def damaged_folder(mixed_folder):
     return mixed_folder
 
 
-def test_unreadable_pictures_are_skipped_and_listed(damaged_folder, tokenize, caplog):
+def test_unreadable_images_are_skipped_and_listed(damaged_folder, tokenize, caplog):
     folder = tokenize(damaged_folder, max_bad_images=3, rows_per_file=4)
     rows = load_rows(str(folder), "train")
     assert rows["label"][:] == [0, 0, 0, 1]  # of a/0, a/4, a/6 and b/3
@@ -208,7 +208,7 @@ def test_unreadable_pictures_are_skipped_and_listed(damaged_folder, tokenize, ca
     assert (state["num_rows"], state["num_skipped"], state["finished"]) == (4, 3, True)
 
 
-def test_too_many_unreadable_pictures_end_the_run_which_can_go_on(damaged_folder, tokenize):
+def test_too_many_unreadable_images_end_the_run_which_can_go_on(damaged_folder, tokenize):
     settings = {"rows_per_file": 2, "batch_size": 1}
     with pytest.raises(ValueError, match="`max_bad_images` is 2, but 3 images cannot be read, the last .*5.png"):
         tokenize(damaged_folder, max_bad_images=2, **settings)
@@ -217,14 +217,14 @@ def test_too_many_unreadable_pictures_end_the_run_which_can_go_on(damaged_folder
     assert len((folder / ".train" / "skipped.jsonl").read_text().splitlines()) == 3
 
 
-def test_pictures_that_are_all_unreadable_are_no_data(damaged_folder, tokenize):
+def test_images_that_are_all_unreadable_are_no_data(damaged_folder, tokenize):
     for file in damaged_folder.rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(ValueError, match="`dataset`: it has no image that can be read"):
         tokenize(damaged_folder)
 
 
-def test_pictures_of_any_mode(tokenize, tmp_path):
+def test_images_of_any_mode(tokenize, tmp_path):
     folder = tmp_path / "modes" / "only"
     folder.mkdir(parents=True)
     noise = PILImage.effect_noise((20, 20), 90)

@@ -39,9 +39,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Thirteen pictures of two classes, two of them damaged."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Thirteen images of two classes, two of them damaged."""
+    folder = tmp_path_factory.mktemp("images")
     for index in range(13):
         (folder / "ab"[index % 2]).mkdir(exist_ok=True)
         file = folder / "ab"[index % 2] / f"{index:02d}.png"
@@ -52,17 +52,17 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(pictures, tokenizer_folder, tmp_path):
+def settings(images, tokenizer_folder, tmp_path):
     """Settings that make five files of up to three rows, in batches of two."""
-    run = {"dataset": str(pictures), "tokenizer": str(tokenizer_folder), "output_dir": str(tmp_path / "tokens")}
+    run = {"dataset": str(images), "tokenizer": str(tokenizer_folder), "output_dir": str(tmp_path / "tokens")}
     return run | {"rows_per_file": 3, "batch_size": 2, "num_workers": 1}
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tokenizer_folder, tmp_path_factory):
+def whole(images, tokenizer_folder, tmp_path_factory):
     """What a run that is never stopped writes."""
     folder = tmp_path_factory.mktemp("whole") / "tokens"
-    run = {"dataset": str(pictures), "tokenizer": str(tokenizer_folder), "output_dir": str(folder)}
+    run = {"dataset": str(images), "tokenizer": str(tokenizer_folder), "output_dir": str(folder)}
     tokenize_images(TokenizingConfig(**run, rows_per_file=3, batch_size=2))
     written = contents(folder)
     assert len(written["rows"]) == 11 and len(written["skipped"]) == 2 and len(written["files"]) == 5
@@ -133,8 +133,8 @@ def test_a_run_may_be_stopped_again_and_again(streaming, settings, whole, monkey
     assert len(encoded) == 1  # the one row of the last file
 
 
-def test_finished_files_of_a_stream_are_not_read_again(pictures, settings, tmp_path, monkeypatch):
-    rows = load_rows(str(pictures), "train").cast_column("image", Image(decode=False))
+def test_finished_files_of_a_stream_are_not_read_again(images, settings, tmp_path, monkeypatch):
+    rows = load_rows(str(images), "train").cast_column("image", Image(decode=False))
     (tmp_path / "rows").mkdir()
     for index in range(3):
         rows.select(range(4 * index, 4 * index + 3)).to_parquet(tmp_path / "rows" / f"train-{index}.parquet")

@@ -59,7 +59,7 @@ def test_resume_takes_a_path_and_the_name_of_a_checkpoint(training_settings, tmp
 def test_accumulated_steps_equal_one_large_batch(training_settings, tmp_path):
     for name in ("class_dropout", "token_dropout", "residual_dropout", "mlp_dropout"):
         training_settings[name] = 0.0
-    training_settings |= {"position_instruction": "none", "max_steps": 2}  # raster order: nothing is drawn
+    training_settings |= {"position_instruction": "none", "max_steps": 2}  # raster order: nothing is sampled
     large = train(TrainingConfig(**{**training_settings, "batch_size": 16}))
     small = train(
         TrainingConfig(

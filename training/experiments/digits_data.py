@@ -17,7 +17,7 @@ HELD_OUT_SEED = 0
 def split_scans() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The scans, (n, 8, 8) with ink from 0 to 16, and their labels, (n,), of `"train"` and `"validation"`.
 
-    The held-out fifth has the same share of every class and is the same in every run.
+    The held-out fifth has the same fraction of every class and is the same in every run.
     """
     digits = load_digits()
     train, validation = train_test_split(

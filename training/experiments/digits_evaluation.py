@@ -47,13 +47,13 @@ def evaluate_digits(config: DigitsEvaluationConfig) -> dict:
     """Measure a digits checkpoint.
 
     Returns:
-        The numbers by name; shares are from 0 to 1. The classifier is scikit-learn's `SVC()` on 8 x 8 values.
+        The numbers by name; fractions are from 0 to 1. The classifier is scikit-learn's `SVC()` on 8 x 8 values.
 
         - `classifier_accuracy_real`, `..._reconstructed`: on the held-out scans, and after the tokenizer.
-        - `class_accuracy`: share of digits generated with the stored settings that it names as the class asked for.
+        - `class_accuracy`: fraction of digits generated with the stored settings that it names as the class asked for.
         - `class_accuracy_third_of_steps`, `class_accuracy_one_token_per_step`: the same at N // 3 and at N steps, for
           models that take any number of them.
-        - `repeated_share`: share of generated digits whose tokens are all those of one training digit.
+        - `repeated_share`: fraction of generated digits whose tokens are all those of one training digit.
         - `frechet_distance`, `frechet_distance_real`: of these digits, and of the held-out images, from the training
           images, in 8 x 8 values.
         - `validation_bits_per_token`, `unigram_bits_per_token`, `uniform_bits_per_token`.

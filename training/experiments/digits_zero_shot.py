@@ -67,7 +67,7 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> dict:
     """Measure inpainting, editing, likelihoods, features, larger images and resampling of a digits checkpoint.
 
     Returns:
-        The numbers by name; shares are from 0 to 1, likelihoods in bits per token. The classifier is scikit-learn's
+        The numbers by name; fractions are from 0 to 1, likelihoods in bits per token. The classifier is scikit-learn's
         `SVC()` on 8 x 8 values, fitted on the training scans.
     """
     pipeline = RandARInpaintPipeline.from_pretrained(config.model or demo_checkpoint())
@@ -130,7 +130,7 @@ def inpaint(pipeline, images: list, mask: Image.Image, labels: torch.Tensor, see
 
 
 def known_share_numbers(model, digits: Digits, config: ZeroShotConfig) -> dict:
-    """Bits per token of the unknown true tokens, with a share of the others given, chosen at random."""
+    """Bits per token of the unknown true tokens, with a fraction of the others given, chosen at random."""
     tokens, labels = digits.tokens["validation"], digits.labels["validation"]
     generator = torch.Generator().manual_seed(config.seed)
     ranks = torch.rand(tokens.shape, generator=generator).argsort(dim=1).argsort(dim=1)  # (n, N)
@@ -143,7 +143,7 @@ def known_share_numbers(model, digits: Digits, config: ZeroShotConfig) -> dict:
 
 
 def classification_number(model, digits: Digits, config: ZeroShotConfig) -> float:
-    """Share of held-out digits whose true class is the likeliest."""
+    """Fraction of held-out digits whose true class is the likeliest."""
     generator = torch.Generator().manual_seed(config.seed)
     nats = model.class_log_likelihoods(
         digits.tokens["validation"], num_orders=config.num_orders, generator=generator
@@ -173,7 +173,7 @@ def probe_numbers(model, digits: Digits, config: ZeroShotConfig) -> dict:
 
 
 def extrapolation_numbers(pipeline, digits: Digits, config: ZeroShotConfig) -> dict:
-    """Share of digits of twice the size that the classifier, which sees them scaled down, names as asked."""
+    """Fraction of digits of twice the size that the classifier, which sees them scaled down, names as asked."""
     larger = RandARExtrapolationPipeline(**pipeline.components)
     larger.set_progress_bar_config(disable=True)
     labels = [index % CLASSES for index in range(config.num_images)]
@@ -214,7 +214,7 @@ def refinement_numbers(pipeline, digits: Digits, config: ZeroShotConfig) -> dict
 
 
 def share(right: np.ndarray) -> float:
-    """Share of what is true."""
+    """Fraction of what is true."""
     return float(np.mean(right))
 
 

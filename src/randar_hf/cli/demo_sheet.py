@@ -1,4 +1,4 @@
-"""One picture of what the shipped checkpoint can do."""
+"""One image of what the shipped checkpoint can do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,10 +35,10 @@ class Section:
 
 def draw_demo(seed: int = 0) -> Image.Image:
     """
-    Draw samples, pictures as they appear, inpainting, editing, outpainting, larger pictures and features.
+    Draw samples, images as they appear, inpainting, editing, outpainting, larger images and features.
 
     Args:
-        seed (`int`): seed of all pictures.
+        seed (`int`): seed of all images.
 
     Returns:
         `PIL.Image.Image`: the sheet.

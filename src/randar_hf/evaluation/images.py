@@ -318,13 +318,13 @@ def _open_dataset(
     feature = rows.features.get(label_column)
     if not isinstance(rows.features[image_column], ImageFeature):
         rows = rows.cast_column(image_column, ImageFeature())
-    pictures = rows.select_columns([image_column])
+    images = rows.select_columns([image_column])
     return ImageSet(
         name=f"{source} ({split})",
         argument=argument,
         sha256=hash_files(files, path if path.is_dir() else None) if files else rows._fingerprint,
         count=len(rows),
-        read=lambda index: pictures[index][image_column],
+        read=lambda index: images[index][image_column],
         labels=None if feature is None else list(rows[label_column]),
         class_names=list(feature.names) if isinstance(feature, ClassLabel) else None,
         crop=crop,

@@ -58,7 +58,7 @@ def sample_images(
     """
     Draw the images that a model is evaluated on into a folder; called again, complete what is missing there.
 
-    Started as several processes, by `accelerate launch` or `torchrun`, each of them draws its share. An image depends
+    Started as several processes, by `accelerate launch` or `torchrun`, each of them samples its part. An image depends
     on the seed and its index alone, up to the rounding of sums in batches of another size.
 
     Args:
@@ -67,7 +67,7 @@ def sample_images(
         output_dir (`str`): folder to write; a new or empty one, or that of the run to go on with.
         num_images (`int`): images in all, at least 1.
         classes (`str`): `"balanced"`, one class after the other in turn, or `"random"`.
-        batch_size (`int`): images that a process draws at once.
+        batch_size (`int`): images that a process samples at once.
         seed (`int`): seed of all images, at least 0.
         num_inference_steps, speculative_window, guidance_scale, guidance_schedule, guidance_power, temperature, top_k,
             top_p, order (*optional*): as for the pipeline; by default what is stored with the model.

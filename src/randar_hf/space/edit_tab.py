@@ -80,9 +80,9 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
             raise ValueError("Nothing is painted: mark with the brush what is to change.")
         mask = mask_of_size(mask.convert("L"), image.size)
         for frame in studio.edit(image, mask, label, NUM_ANSWERS, seed, guidance_scale=guidance):
-            pictures = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
+            images = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
             before_and_after = _pair(image, frame.images[0]) if frame.done else None
-            yield pictures, before_and_after
+            yield images, before_and_after
 
     image.change(
         lambda image: image and {"background": scale_to_view(image), "layers": [], "composite": None},

@@ -121,12 +121,12 @@ def build_generate_tab(studio: Studio, source: str | None) -> gr.Gallery:
         for frame in studio.generate(classes, count, seed, **settings):
             sheets.append(draw_sheet(frame.images, len(classes)))
             yield keep_file(sheets[-1], "images.png"), None, None, None, code
-        pictures = [
+        images = [
             (keep_file(image), f"{names[classes[i // count]]}, seed {seed + i}")
             for i, image in enumerate(frame.images)
         ]
         png, gif = keep_file(sheets[-1], "images.png"), keep_file(draw_film(sheets), "images.gif")
-        yield png, png, gif, pictures, code
+        yield png, png, gif, images, code
 
     run = button.click(
         generate,
