@@ -8,6 +8,7 @@ import torch
 from diffusers import VQModel
 
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
+from randar_hf.cli import main
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -139,3 +140,17 @@ def published_files(published, tmp_path):
         return tmp_path / name, tmp_path / "tokenizer.pt"
 
     return write
+
+
+@pytest.fixture
+def settings_from(monkeypatch):
+    """`settings_from(words)`: the settings with which a training command would run."""
+
+    def settings_from(words: list[str]):
+        seen = []
+        for function in ("trainer.train", "tokenizer_training.train_tokenizer", "tokenizing.tokenize_images"):
+            monkeypatch.setattr(f"randar_hf.training.{function}", seen.append)
+        assert main(words) == 0
+        return seen.pop()
+
+    return settings_from

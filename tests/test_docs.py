@@ -3,7 +3,6 @@
 import re
 import shlex
 import tarfile
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +14,18 @@ from safetensors.torch import save_file
 from transformers import HfArgumentParser
 from typer.main import get_command
 
-from randar_hf import cli, training
+from randar_hf import cli
 from randar_hf.training.experiments.digits import DigitsConfig
 from randar_hf.training.experiments.digits_evaluation import DigitsEvaluationConfig
 from randar_hf.training.experiments.digits_rar import DigitsRARConfig
 from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig
-from randar_hf.training.recipe_files import parse_settings
+from randar_hf.training.recipe_files import COMMANDS
 
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PROGRAM = get_command(cli.app).commands
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-COMMANDS = {
-    "train-tokenizer": training.TokenizerTrainingConfig,
-    "tokenize": training.TokenizingConfig,
-    "train": training.TrainingConfig,
-}
 SHARED_OPTIONS = "Options of the commands that make images"
 SHARED_LINK = "(#options-of-the-commands-that-make-images)"
 OUTPUTS = {"generate": "--output", "sample": "--output-dir", "tokenize": "--output-dir"}
@@ -88,7 +82,7 @@ def test_python_runs(page, tmp_path, monkeypatch, fresh_accelerate):
 
 
 @pytest.mark.parametrize(("page", "line"), shell_lines())
-def test_commands_parse(page, line, tmp_path, monkeypatch):
+def test_commands_parse(page, line, tmp_path, monkeypatch, settings_from):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line, comments=True)
     if "-m" in words:  # python -m module, accelerate launch -m module
@@ -107,7 +101,7 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
             if word.endswith(".yaml"):  # a recipe of one's own
                 Path(word).parent.mkdir(exist_ok=True)
                 Path(word).write_text(f"about: A recipe.\n{command}: {{dataset: tokens}}\n")
-        assert isinstance(parse_settings(command, words), COMMANDS[command])
+        assert isinstance(settings_from([command, *words]), COMMANDS[command])
     else:
         PROGRAM[command].make_context(command, words)
 
@@ -167,11 +161,8 @@ def test_the_page_of_the_command_line_lists_every_option():
     shared = listed.pop(SHARED_OPTIONS)
     assert set(listed) == set(PROGRAM)
     for name, command in PROGRAM.items():
-        if name in COMMANDS:
-            options = {"--" + field.name.replace("_", "-") for field in fields(COMMANDS[name])} | {"--recipe"}
-        else:
-            options = {option for each in command.params for option in each.opts if option.startswith("--")}
-            options -= {"--help"}
+        options = {option for each in command.params for option in each.opts if option.startswith("--")}
+        options -= {"--help"}
         if SHARED_LINK in sections[name]:
             assert shared < options and not shared & listed[name], name
             options -= shared

@@ -4,9 +4,9 @@ from importlib import import_module
 
 
 _HOMES = {
-    "TokenizerTrainingConfig": "tokenizer_training",
+    "TokenizerTrainingConfig": "tokenizer_training_config",
     "train_tokenizer": "tokenizer_training",
-    "TokenizingConfig": "tokenizing",
+    "TokenizingConfig": "tokenizing_config",
     "tokenize_images": "tokenizing",
     "TrainingConfig": "training_config",
     "train": "trainer",

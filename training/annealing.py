@@ -1,10 +1,11 @@
 """The orders of training: permuted images that give way to one order (arXiv 2411.00776, section 3.3)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 
-from randar_hf.orders import make_order
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,7 @@ class Annealing:
             return 0.0
         return 1 - (step - self.start) / (self.end - self.start)
 
-    def draw_orders(self, height: int, width: int, generators: list[torch.Generator]) -> torch.LongTensor:
-        """Two orders for each image, (B, 2, N), drawn by its own generator: a permutation, and one in `order`."""
-        size = (height, width, len(generators), generators)
-        return torch.stack([make_order("random", *size), make_order(self.order, *size)], dim=1)
-
-    def choose_orders(self, step: int, orders: torch.LongTensor, chances: torch.Tensor) -> torch.LongTensor:
+    def choose_orders(self, step: int, orders: "torch.LongTensor", chances: "torch.Tensor") -> "torch.LongTensor":
         """The orders (B, N) that are trained at `step`: each image is permuted or not by a draw of its own.
 
         Args:
@@ -48,4 +44,4 @@ class Annealing:
             chances: (B,) uniform numbers in [0, 1).
         """
         is_permuted = chances < self.random_ratio(step)  # (B,)
-        return torch.where(is_permuted[:, None], orders[:, 0], orders[:, 1])
+        return orders[:, 0].where(is_permuted[:, None], orders[:, 1])

@@ -16,7 +16,7 @@ from randar_hf.pipelines.labels import find_label_id
 
 from .data.reading import MissingDataError
 from .failures import first_line
-from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
+from .training_config import MODEL_FIELDS, MODEL_TYPES, TrainingConfig, model_class
 
 
 # Fields that shape the weights; the other ones of `MODEL_FIELDS` are dropouts.
@@ -64,10 +64,10 @@ def read_pretrained(name: str) -> PretrainedModel:
         raise MissingDataError(f"`pretrained_model`: {name!r} holds no model: {error}") from error
     except ValueError as error:
         raise ValueError(f"`pretrained_model`: {name!r} holds no model of ours: {first_line(error)}") from error
-    if config.model_type not in MODELS:
+    if config.model_type not in MODEL_TYPES:
         raise ValueError(
-            f"`pretrained_model` must be of the type {' or '.join(map(repr, MODELS))}, got {config.model_type!r} in "
-            f"{name!r}"
+            f"`pretrained_model` must be of the type {' or '.join(map(repr, MODEL_TYPES))}, got "
+            f"{config.model_type!r} in {name!r}"
         )
     try:
         generation_config = RandARGenerationConfig.from_pretrained(name, subfolder=subfolder)
@@ -180,7 +180,7 @@ def _read_weights(pretrained: PretrainedModel) -> dict[str, torch.Tensor]:
     """The weights of a pretrained model in full precision."""
     place = f"`pretrained_model`: {pretrained.name!r}"
     try:
-        model, info = MODELS[pretrained.config.model_type].from_pretrained(
+        model, info = model_class(pretrained.config.model_type).from_pretrained(
             pretrained.name, subfolder=pretrained.subfolder, dtype=torch.float32, output_loading_info=True
         )
     except OSError as error:

@@ -10,7 +10,7 @@ from randar_hf.orders import FIXED_ORDER_NAMES
 from .data.token_files import check_tokenizer, grid_of_rows, label_names, read_settings
 from .fine_tuning import PretrainedModel, adapt_config, load_pretrained_weights
 from .lora import add_adapter
-from .training_config import MODELS, TrainingConfig
+from .training_config import TrainingConfig, model_class
 
 
 DECODING_FRACTION = 88 / 256  # decoding steps per token of the paper's main results (Table 1)
@@ -47,7 +47,7 @@ def build_model_config(
     }
     if pretrained is not None:
         return adapt_config(pretrained, vocab_size, grid, **fields)
-    return MODELS[config.model_type].config_class(vocab_size=vocab_size, grid_size=grid, **fields)
+    return model_class(config.model_type).config_class(vocab_size=vocab_size, grid_size=grid, **fields)
 
 
 def build_model(
@@ -58,7 +58,7 @@ def build_model(
     A run that is resumed gets its weights from its checkpoint, so those of the pretrained model are not read again.
     """
     set_seed(config.seed)
-    model = MODELS[config.model_type](model_config)
+    model = model_class(config.model_type)(model_config)
     if pretrained is not None:
         model.generation_config = pretrained.generation_config
         if config.resume is None:

@@ -4,10 +4,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-
-# The schedules of transformers by our names; `"constant_linear"` needs to be told where its decay starts.
-SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
-ALL_SCHEDULES = {**SCHEDULES, "constant_linear": "warmup_stable_decay"}
+from .run_config import ALL_SCHEDULES
 
 
 def make_optimizer(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from randar_hf.orders import make_order
 from randar_hf.randomness import uniform
 
 from .annealing import Annealing
@@ -46,13 +47,19 @@ class KeyedSamples(torch.utils.data.Dataset):
         """
         seeds = [key_seed(self.seed, self.epoch, index, DRAWS) for index in indices]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        orders = self.annealing.draw_orders(*self.grid, generators)  # (B, 2, N)
+        orders = draw_orders(self.annealing.order, *self.grid, generators)  # (B, 2, N)
         chances = uniform((2,), len(indices), generators)  # (B, 2)
         drawn = zip(indices, orders, chances, strict=True)
         return [
             {**row, "index": index, "orders": order, "chances": chance}
             for row, (index, order, chance) in zip(self.rows.__getitems__(indices), drawn, strict=True)
         ]
+
+
+def draw_orders(order: str, height: int, width: int, generators: list[torch.Generator]) -> torch.LongTensor:
+    """Two orders for each image, (B, 2, N), drawn by its own generator: a permutation, and one in `order`."""
+    size = (height, width, len(generators), generators)
+    return torch.stack([make_order("random", *size), make_order(order, *size)], dim=1)
 
 
 def collate(samples: list[dict]) -> dict:

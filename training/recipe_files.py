@@ -1,38 +1,20 @@
 """Recipes: YAML files with the settings of training commands, shipped with the package or one's own."""
 
-import argparse
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from functools import wraps
+from dataclasses import dataclass, fields
 from pathlib import Path
-from textwrap import fill
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
-import yaml
-from transformers import HfArgumentParser
-
-from randar_hf import training
-
+from .tokenizer_training_config import TokenizerTrainingConfig
+from .tokenizing_config import TokenizingConfig
+from .training_config import TrainingConfig
 from .validation import typed_value
 
 
-# The settings of each training command by name, in the order in which the commands are run.
-COMMANDS = {
-    "train-tokenizer": "TokenizerTrainingConfig",
-    "tokenize": "TokenizingConfig",
-    "train": "TrainingConfig",
-}
+# The settings of each training command, in the order in which the commands are run.
+COMMANDS = {"train-tokenizer": TokenizerTrainingConfig, "tokenize": TokenizingConfig, "train": TrainingConfig}
 FOLDER = Path(__file__).with_name("recipes")
 KEYS = ("about", "based_on", *COMMANDS)
-NULL = "null"  # for None on the command line
-
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.1, in which `4e-4` is a number all the same."""
-
-
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 @dataclass(frozen=True)
@@ -55,7 +37,7 @@ class Recipe:
         Raises:
             ValueError: there is no such command or section, or a setting is unknown or of another type.
         """
-        hints = get_type_hints(settings_class(command))
+        hints = get_type_hints(COMMANDS[command])
         if command not in self.sections:
             raise ValueError(
                 f"`recipe`: {self.name!r} has no section {command!r}; it has {', '.join(self.sections) or 'none'}"
@@ -63,7 +45,7 @@ class Recipe:
         place = f"`recipe`: `{command}` of {self.name!r}"
         settings = self.sections[command]
         for name in settings:
-            if name not in field_names(command):
+            if name not in {field.name for field in fields(COMMANDS[command])}:
                 raise ValueError(f"{place} has {name!r}, but there is no such setting")
         try:
             return {name: typed_value(name, hints[name], value) for name, value in settings.items()}
@@ -74,43 +56,6 @@ class Recipe:
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def settings_class(command: str) -> type:
-    """The dataclass with the settings of a training command.
-
-    Raises:
-        ValueError: there is no such command.
-    """
-    if command not in COMMANDS:
-        raise ValueError(f"`command` must be one of {', '.join(map(repr, COMMANDS))}, got {command!r}")
-    return getattr(training, COMMANDS[command])
-
-
-def field_names(command: str) -> list[str]:
-    """The names of the settings of a training command."""
-    return [field.name for field in fields(settings_class(command))]
-
-
-def build_settings(command: str, given: dict, recipe: Recipe | None = None):
-    """The settings of a command: those that were given, and those of a recipe where they say nothing.
-
-    Args:
-        command: one of `COMMANDS`.
-        given: values by field name.
-        recipe: of `read_recipe`.
-
-    Returns:
-        A `TokenizerTrainingConfig`, `TokenizingConfig` or `TrainingConfig`.
-
-    Raises:
-        ValueError: a setting that has no default is missing, or a value makes no sense.
-    """
-    values = (recipe.settings(command) if recipe is not None else {}) | given
-    for field in fields(settings_class(command)):
-        if field.default is MISSING and field.default_factory is MISSING and field.name not in values:
-            raise ValueError(f"`{field.name}` must be given, to `randar-hf {command}` or by its recipe")
-    return settings_class(command)(**values)
 
 
 def load_recipe(recipe: str, command: str) -> dict:
@@ -128,30 +73,9 @@ def load_recipe(recipe: str, command: str) -> dict:
         ValueError: there is no such command, the file is no recipe or has no section for the command, or a setting is
             unknown or of another type.
     """
-    settings_class(command)
+    if command not in COMMANDS:
+        raise ValueError(f"`command` must be one of {', '.join(map(repr, COMMANDS))}, got {command!r}")
     return read_recipe(recipe).settings(command)
-
-
-def parse_settings(command: str, words: list[str]):
-    """The settings that the words of a command line ask for, and those of its `--recipe` where they say nothing.
-
-    Args:
-        command: one of `COMMANDS`.
-        words: what follows it.
-
-    Returns:
-        A `TokenizerTrainingConfig`, `TokenizingConfig` or `TrainingConfig`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_recipe`, or a value makes no sense.
-    """
-    parser = SettingsParser(command)
-    without_help = [word for word in words if word not in ("-h", "--help")]
-    recipe = SettingsParser(command, demanding=False).parse_known_args(without_help)[0].recipe
-    if recipe is not None:
-        parser.start_from(read_recipe(recipe))
-    settings, _ = parser.parse_args_into_dataclasses(words)
-    return settings
 
 
 def read_recipe(recipe: str) -> Recipe:
@@ -188,6 +112,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[str, dict[str, dict]]:
 
 def _read_content(path: Path) -> dict:
     """The keys of one file; what a section holds is not looked at."""
+    import yaml  # not before a recipe is read: help needs none
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1, in which `4e-4` is a number all the same."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
     place = f"`recipe`: {str(path)!r}"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
@@ -204,58 +134,3 @@ def _read_content(path: Path) -> dict:
     if "about" not in content:
         raise ValueError(f"{place} has no `about`; it must tell what it is for")
     return content
-
-
-def _or_null(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type of an option that understands `null` too."""
-
-    @wraps(convert, updated=())
-    def convert_or_null(word: str):
-        return None if word == NULL else convert(word)
-
-    return convert_or_null
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and texts before and after the options as they are written."""
-
-
-class SettingsParser(HfArgumentParser):
-    """The options of a training command: one for each field of its settings, and `--recipe`.
-
-    An option that is None by default understands `null`, which undoes what a recipe says.
-
-    Args:
-        command: one of `COMMANDS`.
-        demanding: whether fields without a default must be given.
-    """
-
-    def __init__(self, command: str, demanding: bool = True):
-        self.command, self.demanding = command, demanding
-        self.options = {}
-        super().__init__(settings_class(command), prog=f"randar-hf {command}", formatter_class=HelpFormatter)
-        text = "settings to start from: a YAML file, or one of the recipes that are named below"
-        self.add_argument("--recipe", metavar="NAME|FILE", help=text)
-        self.epilog = fill(f"recipes: {', '.join(shipped_recipes())}", break_on_hyphens=False)
-
-    def add_argument(self, *names, **settings) -> argparse.Action:
-        """Add an option and remember it."""
-        if "type" in settings and settings.get("default", ...) is None:
-            settings["type"] = _or_null(settings["type"])
-        if not self.demanding:
-            settings.pop("required", None)
-        option = super().add_argument(*names, **settings)
-        self.options[option.dest] = option
-        return option
-
-    def start_from(self, recipe: Recipe) -> None:
-        """Take the defaults from a recipe, and the description from what it is for."""
-        settings = recipe.settings(self.command)
-        self.set_defaults(**settings)
-        for name in settings:
-            self.options[name].required = False
-        self.description = recipe.about
-
-    def error(self, message: str):
-        """Answer wrong input with one line and exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")

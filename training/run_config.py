@@ -1,10 +1,15 @@
 """The settings that the runs of both trainers share, checked once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from .optimization import SCHEDULES
-from .validation import check_choice, check_fields, check_not_negative, check_positive
+from .validation import check_choice, check_fields, check_not_negative, check_positive, setting
+
+
+DATA, OUTPUT, MODEL, STEPS = "Data", "Run", "Model", "Training steps"  # groups of options
+# The schedules of transformers by our names; `"constant_linear"` needs to be told where its decay starts.
+SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "constant_with_warmup"}
+ALL_SCHEDULES = {**SCHEDULES, "constant_linear": "warmup_stable_decay"}
 
 
 @dataclass(kw_only=True)
@@ -13,32 +18,30 @@ class RunConfig:
 
     SCHEDULES: ClassVar[tuple[str, ...]] = tuple(SCHEDULES)
 
-    dataset: str = field(metadata={"help": "folder, parquet file, or a data set's Hub name"})
-    output_dir: str = field(metadata={"help": "new folder for the run"})
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    validation_split: str | None = field(default=None, metadata={"help": "held-out split to validate on"})
-    batch_size: int = field(default=32, metadata={"help": "images per forward pass and process"})
-    max_steps: int = field(default=50_000, metadata={"help": "optimizer steps"})
-    learning_rate: float = field(default=4e-4, metadata={"help": "highest learning rate"})
-    lr_schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant after the warm-up"})
-    warmup_steps: int = field(default=500, metadata={"help": "optimizer steps of linear warm-up"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's decay of matrices"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    max_skipped_steps: int = field(
-        default=100, metadata={"help": "steps without a finite gradient, one after another, that are skipped"}
+    dataset: str = setting(DATA, "folder, parquet file, or a data set's Hub name")
+    output_dir: str = setting(OUTPUT, "new folder for the run")
+    dataset_config: str | None = setting(DATA, "configuration of a data set on the Hub", None)
+    train_split: str = setting(DATA, "split to train on", "train")
+    validation_split: str | None = setting(DATA, "held-out split to validate on", None)
+    batch_size: int = setting(STEPS, "images per forward pass and process", 32)
+    max_steps: int = setting(STEPS, "optimizer steps", 50_000)
+    learning_rate: float = setting(STEPS, "highest learning rate", 4e-4)
+    lr_schedule: str = setting(STEPS, "cosine, linear or constant after the warm-up", "cosine")
+    warmup_steps: int = setting(STEPS, "optimizer steps of linear warm-up", 500)
+    weight_decay: float = setting(STEPS, "AdamW's decay of matrices", 0.0)
+    max_grad_norm: float = setting(STEPS, "gradients are clipped to this norm", 1.0)
+    max_skipped_steps: int = setting(
+        STEPS, "steps without a finite gradient, one after another, that are skipped", 100
     )
-    seed: int = field(default=0, metadata={"help": "seed of weights, shuffling and all else that is random"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
-    num_workers: int = field(default=0, metadata={"help": "processes that read the data"})
-    logging_steps: int = field(default=50, metadata={"help": "optimizer steps between two log lines"})
-    checkpointing_steps: int = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
-    checkpoints_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
-    report_to: str = field(
-        default="none", metadata={"help": "tracker: none, tensorboard, wandb, trackio, ...; several with commas"}
-    )
-    resume: str | None = field(default=None, metadata={"help": "latest, or the path of a checkpoint to continue from"})
-    overwrite: bool = field(default=False, metadata={"help": "delete the run that output_dir holds"})
+    seed: int = setting(STEPS, "seed of weights, shuffling and all else that is random", 0)
+    mixed_precision: str = setting(STEPS, "no, fp16 or bf16", "no")
+    num_workers: int = setting(DATA, "processes that read the data", 0)
+    logging_steps: int = setting(OUTPUT, "optimizer steps between two log lines", 50)
+    checkpointing_steps: int = setting(OUTPUT, "optimizer steps between checkpoints", 1000)
+    checkpoints_total_limit: int = setting(OUTPUT, "checkpoints that are kept", 2)
+    report_to: str = setting(OUTPUT, "tracker: none, tensorboard, wandb, trackio, ...; several with commas", "none")
+    resume: str | None = setting(OUTPUT, "latest, or the path of a checkpoint to continue from", None)
+    overwrite: bool = setting(OUTPUT, "delete the run that output_dir holds", False)
 
     def __post_init__(self):
         check_fields(self)

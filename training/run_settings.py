@@ -11,7 +11,7 @@ import yaml
 import randar_hf
 
 from .run_config import RunConfig
-from .training_config import MODEL_FIELDS, MODELS, TrainingConfig
+from .training_config import MODEL_FIELDS, TrainingConfig, model_class
 
 
 RUN_FILE = "run.json"
@@ -38,7 +38,7 @@ def effective_settings(config) -> dict:
     settings = asdict(config)
     if not isinstance(config, TrainingConfig):
         return settings
-    defaults = MODELS[config.model_type].config_class()
+    defaults = model_class(config.model_type).config_class()
     for name in MODEL_FIELDS:
         if settings[name] is None:
             settings[name] = getattr(defaults, name, None)

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from .training_config import MODELS, TrainingConfig
+from .training_config import TrainingConfig, model_class
 
 
 UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -33,7 +33,7 @@ def gather_model(accelerator: Accelerator, model):
     if not accelerator.is_main_process:
         return None
     with torch.device("meta"):
-        whole = MODELS[model.config.model_type](model.config)
+        whole = model_class(model.config.model_type)(model.config)
     whole.load_state_dict(tensors, assign=True)
     whole.generation_config = copy.deepcopy(model.generation_config)
     return whole.to(accelerator.device)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -23,50 +22,10 @@ from .optimization import make_optimizer, make_schedule
 from .outputs import hold_output_dir, write_json
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
-from .run_config import RunConfig
-from .validation import check_not_negative, check_positive
+from .tokenizer_training_config import TokenizerTrainingConfig
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class TokenizerTrainingConfig(RunConfig):
-    """Settings of `train_tokenizer`; every field is an option of `randar-hf train-tokenizer`."""
-
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    image_size: int = field(default=256, metadata={"help": "pixels per side after the centre crop"})
-    block_out_channels: list[int] = field(
-        default_factory=lambda: [64, 128, 128, 256, 256],
-        metadata={"help": "channels per level; each level after the first halves the image"},
-    )
-    layers_per_block: int = field(default=1, metadata={"help": "residual blocks per level"})
-    codebook_size: int = field(default=4096, metadata={"help": "number of different tokens"})
-    code_dim: int = field(default=8, metadata={"help": "width of a codebook entry"})
-    max_bad_images: int = field(default=100, metadata={"help": "unreadable images that are skipped before it stops"})
-    commitment_weight: float = field(default=1.0, metadata={"help": "weight of the codebook and commitment loss"})
-    restart_steps: int = field(default=100, metadata={"help": "unused codes start over every so many steps"})
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
-        check_not_negative(self, "commitment_weight", "max_bad_images")
-        if not self.block_out_channels or min(self.block_out_channels) < 1:
-            raise ValueError(f"`block_out_channels` must be one or more, each above 0, got {self.block_out_channels}")
-        if self.codebook_size > 65_536:
-            raise ValueError(
-                f"`codebook_size` must be at most 65536, so that 16 bits hold it, got {self.codebook_size}"
-            )
-        if self.image_size % self.downsampling:
-            raise ValueError(
-                f"`image_size` must be a multiple of {self.downsampling} with {len(self.block_out_channels)} levels, "
-                f"got {self.image_size}"
-            )
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels per token along one side."""
-        return 2 ** (len(self.block_out_channels) - 1)
 
 
 def build_tokenizer(config: TokenizerTrainingConfig) -> VQModel:

@@ -1,10 +1,9 @@
 """`randar-hf tokenize`: images, or published token files, to parquet rows of tokens."""
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -15,57 +14,18 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, tqdm
 from datasets import ClassLabel
 
-from .data.crops import AUGMENTATIONS
 from .data.image_rows import ImageRows, SourceRow
-from .data.published_codes import READERS, CodeRows
+from .data.published_codes import CodeRows
 from .data.reading import split_name
 from .data.token_checks import MAX_CLASSES
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
 from .outputs import write_text
 from .run_settings import RECIPE_FILE, recipe_text
-from .validation import check_choice, check_fields, check_not_negative, check_positive
+from .tokenizing_config import TokenizingConfig
 
 
 BATCHES_AHEAD = 2
-
-
-@dataclass(kw_only=True)
-class TokenizingConfig:
-    """Settings of `tokenize_images`; every field is an option of `randar-hf tokenize`."""
-
-    dataset: str = field(metadata={"help": "folder, parquet files, webdataset tars, or a data set's Hub name"})
-    tokenizer: str = field(metadata={"help": "folder or Hub name of a diffusers VQModel"})
-    output_dir: str = field(metadata={"help": "folder for the parquet files, which are named after the split"})
-    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a data set on the Hub"})
-    split: str = field(default="train", metadata={"help": "split to turn into tokens"})
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    label_column: str = field(default="label", metadata={"help": "column of the classes"})
-    streaming: bool = field(default=False, metadata={"help": "read on without preparing or downloading all before"})
-    published_codes: str | None = field(
-        default=None, metadata={"help": "the data set is a token file of randar, llamagen or rar"}
-    )
-    image_size: int | None = field(default=None, metadata={"help": "pixels per side; the tokenizer's own by default"})
-    augmentation: str = field(default="none", metadata={"help": "crops of an image: none, adm or ten_crop"})
-    batch_size: int = field(default=32, metadata={"help": "images per step and process"})
-    num_workers: int = field(default=4, metadata={"help": "threads per process that decode images"})
-    rows_per_file: int = field(default=4096, metadata={"help": "images per parquet file; what a kill loses at most"})
-    max_bad_images: int = field(default=100, metadata={"help": "unreadable images that are skipped before it stops"})
-    overwrite: bool = field(default=False, metadata={"help": "replace the split, or an unfinished run, if it exists"})
-
-    def __post_init__(self):
-        check_fields(self)
-        check_positive(self, "batch_size", "num_workers", "rows_per_file")
-        check_not_negative(self, "max_bad_images")
-        check_choice(self, "augmentation", tuple(AUGMENTATIONS))
-        if not re.fullmatch(r"\w+(\.\w+)*", split_name(self.split)):
-            raise ValueError(f"`split` must be the name of one split, or a slice of it, got {self.split!r}")
-        if self.image_size is not None:
-            check_positive(self, "image_size")
-        if self.published_codes is not None:
-            check_choice(self, "published_codes", tuple(READERS))
-            if self.image_size or self.streaming or self.augmentation != "none":
-                raise ValueError("`published_codes`: they are no images, so no size, crops or streaming can be given")
 
 
 def tokenize_images(config: TokenizingConfig) -> Path:

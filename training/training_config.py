@@ -1,19 +1,17 @@
 """Settings of `randar-hf train`, checked before anything is computed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from randar_hf import RandARForCausalLM, RARForCausalLM
-from randar_hf.orders import ORDER_NAMES
+import randar_hf
 
 from .annealing import Annealing
-from .optimization import ALL_SCHEDULES
-from .run_config import RunConfig
-from .validation import check_choice, check_fraction, check_not_negative, check_positive
+from .run_config import ALL_SCHEDULES, DATA, MODEL, OUTPUT, STEPS, RunConfig
+from .validation import check_choice, check_fraction, check_not_negative, check_positive, setting
 
 
-MODELS = {"randar": RandARForCausalLM, "rar": RARForCausalLM}
+MODEL_TYPES = ("randar", "rar")
 # Fields of a model's configuration; None stands for its own default, that of the published L model.
 MODEL_FIELDS = (
     "hidden_size",
@@ -29,84 +27,67 @@ MODEL_FIELDS = (
 )
 
 
+def model_class(model_type: str) -> type:
+    """The class of the models of a type."""
+    return {"randar": randar_hf.RandARForCausalLM, "rar": randar_hf.RARForCausalLM}[model_type]
+
+
 @dataclass(kw_only=True)
 class TrainingConfig(RunConfig):
     """Settings of `train`; every field is an option of `randar-hf train`. The defaults are the published L model."""
 
     SCHEDULES: ClassVar[tuple[str, ...]] = tuple(ALL_SCHEDULES)
 
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "folder or Hub name of the tokens' tokenizer; draws previews and makes a pipeline"},
+    tokenizer: str | None = setting(
+        DATA, "folder or Hub name of the tokens' tokenizer; draws previews and makes a pipeline", None
     )
-    token_column: str = field(default="tokens", metadata={"help": "column of the tokens"})
-    label_column: str = field(default="label", metadata={"help": "column of the classes"})
+    token_column: str = setting(DATA, "column of the tokens", "tokens")
+    label_column: str = setting(DATA, "column of the classes", "label")
 
-    model_type: str = field(default="randar", metadata={"help": "randar or rar"})
-    pretrained_model: str | None = field(
-        default=None, metadata={"help": "folder or Hub name of a model or pipeline to start from, sizes included"}
+    model_type: str = setting(MODEL, "randar or rar", "randar")
+    pretrained_model: str | None = setting(
+        MODEL, "folder or Hub name of a model or pipeline to start from, sizes included", None
     )
-    lora_rank: int | None = field(
-        default=None, metadata={"help": "train LoRA adapters of this rank and the classes alone; of pretrained_model"}
+    lora_rank: int | None = setting(
+        MODEL, "train LoRA adapters of this rank and the classes alone; of pretrained_model", None
     )
-    order: str | None = field(
-        default=None,
-        metadata={"help": "order of training, to which rar is annealed; random for randar, raster for rar"},
+    order: str | None = setting(
+        MODEL, "order of training, to which rar is annealed; random for randar, raster for rar", None
     )
-    annealing_start: int | None = field(
-        default=None, metadata={"help": "steps of permuted images alone; half of max_steps for rar"}
+    annealing_start: int | None = setting(MODEL, "steps of permuted images alone; half of max_steps for rar", None)
+    annealing_end: int | None = setting(
+        MODEL, "step from which no image is permuted; three quarters of max_steps for rar", None
     )
-    annealing_end: int | None = field(
-        default=None, metadata={"help": "step from which no image is permuted; three quarters of max_steps for rar"}
+    hidden_size: int | None = setting(MODEL, "width of the model; the published L's", None)
+    intermediate_size: int | None = setting(MODEL, "width inside the feed-forward blocks; the published L's", None)
+    num_hidden_layers: int | None = setting(MODEL, "layers; the published L's", None)
+    num_attention_heads: int | None = setting(MODEL, "attention heads; the published L's", None)
+    position_instruction: str | None = setting(
+        MODEL, "rope (the default), dense, merge or none; of randar alone", None
     )
-    hidden_size: int | None = field(default=None, metadata={"help": "width of the model; the published L's"})
-    intermediate_size: int | None = field(
-        default=None, metadata={"help": "width inside the feed-forward blocks; the published L's"}
-    )
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "layers; the published L's"})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "attention heads; the published L's"})
-    position_instruction: str | None = field(
-        default=None, metadata={"help": "rope (the default), dense, merge or none; of randar alone"}
-    )
-    class_dropout: float | None = field(
-        default=None, metadata={"help": "fraction of images trained without their class; 0.1"}
-    )
-    token_dropout: float | None = field(
-        default=None, metadata={"help": "dropout on token embeddings; 0.1, of randar alone"}
-    )
-    residual_dropout: float | None = field(default=None, metadata={"help": "dropout after attention; 0.1"})
-    mlp_dropout: float | None = field(
-        default=None, metadata={"help": "dropout in or after the feed-forward blocks; 0.1"}
-    )
-    attention_dropout: float | None = field(
-        default=None, metadata={"help": "dropout on attention weights; 0 for randar, 0.1 for rar"}
-    )
+    class_dropout: float | None = setting(MODEL, "fraction of images trained without their class; 0.1", None)
+    token_dropout: float | None = setting(MODEL, "dropout on token embeddings; 0.1, of randar alone", None)
+    residual_dropout: float | None = setting(MODEL, "dropout after attention; 0.1", None)
+    mlp_dropout: float | None = setting(MODEL, "dropout in or after the feed-forward blocks; 0.1", None)
+    attention_dropout: float | None = setting(MODEL, "dropout on attention weights; 0 for randar, 0.1 for rar", None)
 
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes per optimizer step"})
-    max_steps: int = field(default=360_000, metadata={"help": "optimizer steps"})
-    lr_schedule: str = field(
-        default="cosine", metadata={"help": "cosine, linear, constant or constant_linear after the warm-up"}
+    gradient_accumulation_steps: int = setting(STEPS, "forward passes per optimizer step", 1)
+    max_steps: int = setting(STEPS, "optimizer steps", 360_000)
+    lr_schedule: str = setting(STEPS, "cosine, linear, constant or constant_linear after the warm-up", "cosine")
+    warmup_steps: int = setting(STEPS, "optimizer steps of linear warm-up", 50_000)
+    decay_start: int | None = setting(STEPS, "step from which constant_linear decays; of that schedule alone", None)
+    final_learning_rate: float = setting(STEPS, "learning rate at which cosine and constant_linear end", 0.0)
+    weight_decay: float = setting(STEPS, "AdamW's decay of matrices", 0.05)
+    adam_beta1: float = setting(STEPS, "AdamW's first beta", 0.9)
+    adam_beta2: float = setting(STEPS, "AdamW's second beta", 0.95)
+    ema_decay: float | None = setting(STEPS, "decay of a moving average of the weights, which becomes the model", None)
+    activation_checkpointing: bool = setting(
+        STEPS, "compute activations again in the backward pass, to save memory", False
     )
-    warmup_steps: int = field(default=50_000, metadata={"help": "optimizer steps of linear warm-up"})
-    decay_start: int | None = field(
-        default=None, metadata={"help": "step from which constant_linear decays; of that schedule alone"}
-    )
-    final_learning_rate: float = field(
-        default=0.0, metadata={"help": "learning rate at which cosine and constant_linear end"}
-    )
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's decay of matrices"})
-    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
-    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "decay of a moving average of the weights, which becomes the model"}
-    )
-    activation_checkpointing: bool = field(
-        default=False, metadata={"help": "compute activations again in the backward pass, to save memory"}
-    )
-    compile: bool = field(default=False, metadata={"help": "compile the model with torch.compile"})
-    validation_steps: int = field(default=1000, metadata={"help": "optimizer steps between validations and previews"})
-    push_to_hub: str | None = field(
-        default=None, metadata={"help": "repository on the Hub to which the trained model or pipeline is pushed"}
+    compile: bool = setting(STEPS, "compile the model with torch.compile", False)
+    validation_steps: int = setting(OUTPUT, "optimizer steps between validations and previews", 1000)
+    push_to_hub: str | None = setting(
+        OUTPUT, "repository on the Hub to which the trained model or pipeline is pushed", None
     )
 
     def __post_init__(self):
@@ -114,11 +95,11 @@ class TrainingConfig(RunConfig):
         check_positive(self, "gradient_accumulation_steps", "validation_steps")
         check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
         self._check_schedule()
-        check_choice(self, "model_type", tuple(MODELS))
+        check_choice(self, "model_type", MODEL_TYPES)
         self._check_model_fields()
         self._check_fine_tuning()
         if self.order is not None:
-            check_choice(self, "order", ORDER_NAMES)
+            check_choice(self, "order", randar_hf.orders.ORDER_NAMES)
         self._check_annealing()
         if self.position_instruction == "none" and self.annealing != Annealing("raster"):
             raise ValueError(
@@ -168,9 +149,8 @@ class TrainingConfig(RunConfig):
             )
 
     def _check_model_fields(self):
-        config_class = MODELS[self.model_type].config_class
         for name, value in self.model_fields.items():
-            if not hasattr(config_class, name):
+            if not hasattr(model_class(self.model_type).config_class, name):
                 raise ValueError(f"`{name}` must be None for a model of the type {self.model_type!r}, got {value!r}")
 
     def _check_fine_tuning(self):
@@ -197,5 +177,5 @@ class TrainingConfig(RunConfig):
                 f"`annealing_end` must be at least `annealing_start`, {self.annealing_start}, got {self.annealing_end}"
             )
         if given and self.annealing.order == "random":
-            others = ", ".join(repr(name) for name in ORDER_NAMES if name != "random")
+            others = ", ".join(repr(name) for name in randar_hf.orders.ORDER_NAMES if name != "random")
             raise ValueError(f"`order` must be one of {others} for annealing, got 'random'")

@@ -2,15 +2,18 @@
 
 import math
 import os
-from dataclasses import fields
+from dataclasses import MISSING, field, fields
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text in quotes"}
+
+
+def setting(panel: str, help: str, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
+    """A field of a settings class, with what `--help` tells of it and the group in which it does."""
+    return field(default=default, default_factory=default_factory, metadata={"help": help, "panel": panel})
 
 
 def check_fields(config) -> None:
@@ -19,8 +22,8 @@ def check_fields(config) -> None:
     numpy's numbers become Python's, whole numbers become floats where a float is annotated, and paths texts.
     """
     hints = get_type_hints(type(config))
-    for field in fields(config):
-        setattr(config, field.name, typed_value(field.name, hints[field.name], getattr(config, field.name)))
+    for each in fields(config):
+        setattr(config, each.name, typed_value(each.name, hints[each.name], getattr(config, each.name)))
 
 
 def typed_value(name: str, hint: Any, value: Any) -> Any:
@@ -38,9 +41,11 @@ def typed_value(name: str, hint: Any, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"`{name}` must be a list, each entry {KINDS[item]}, got {value!r}")
         return [typed_value(name, item, entry) for entry in value]
-    is_bool = isinstance(value, bool | np.bool_)
+    if getattr(value, "shape", None) == ():  # numpy's numbers
+        value = value.item()
+    is_bool = isinstance(value, bool)
     if kind is bool and is_bool:
-        return bool(value)
+        return value
     if kind is int and isinstance(value, Integral) and not is_bool:
         return int(value)
     if kind is float and isinstance(value, Real) and not is_bool and math.isfinite(value):

@@ -13,7 +13,7 @@ from randar_hf.pipelines import RARPipeline
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.annealing import Annealing
 from randar_hf.training.optimization import make_optimizer
-from randar_hf.training.randomness import key_seed
+from randar_hf.training.randomness import draw_orders, key_seed
 from randar_hf.training.trainer import Trainer
 
 
@@ -42,7 +42,7 @@ def test_the_share_falls_from_start_to_end():
 
 
 def draw(annealing: Annealing, step: int, generators: list[torch.Generator]) -> torch.Tensor:
-    orders = annealing.draw_orders(4, 4, generators)
+    orders = draw_orders(annealing.order, 4, 4, generators)
     chances = torch.stack([torch.rand((), generator=generator) for generator in generators])
     return annealing.choose_orders(step, orders, chances)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from randar_hf import RandARConfig, RARConfig, training
+from randar_hf import RandARConfig, RARConfig
 from randar_hf.cli import main
 from randar_hf.training import (
     TokenizerTrainingConfig,
@@ -23,10 +23,10 @@ from randar_hf.training import (
 )
 from randar_hf.training.experiments.digits_data import IMAGE_SIZE
 from randar_hf.training.outputs import claim_output_dir
-from randar_hf.training.recipe_files import COMMANDS, parse_settings, read_recipe, shipped_recipes
+from randar_hf.training.recipe_files import COMMANDS, read_recipe, shipped_recipes
 from randar_hf.training.run_settings import recipe_text
 from randar_hf.training.throughput import flops_per_image
-from randar_hf.training.training_config import MODELS
+from randar_hf.training.training_config import model_class
 
 
 PLACES = {"dataset": "data", "output_dir": "run"}
@@ -57,7 +57,7 @@ SMALL = {"cifar10": 1024, "digits": 64}  # with their codes
 def settings_of(name: str, command: str) -> dict:
     """All settings of a command by a recipe, defaults included."""
     places = PLACES | ({"tokenizer": "tokenizer"} if command == "tokenize" else {})
-    config = getattr(training, COMMANDS[command])(**load_recipe(name, command), **places)
+    config = COMMANDS[command](**load_recipe(name, command), **places)
     return dataclasses.asdict(config)
 
 
@@ -79,12 +79,12 @@ def model_config(name: str) -> RandARConfig | RARConfig:
         shapes = {"vocab_size": SMALL[name], "num_classes": 10, "grid_size": 8}
     elif tokenizing["image_size"] != 256:
         shapes = {"grid_size": tokenizing["image_size"] // 16}
-    return MODELS[config.model_type].config_class(**config.model_fields, **shapes)
+    return model_class(config.model_type).config_class(**config.model_fields, **shapes)
 
 
 def model_on_meta(name: str):
     with torch.device("meta"):
-        return MODELS[model_config(name).model_type](model_config(name))
+        return model_class(model_config(name).model_type)(model_config(name))
 
 
 @pytest.fixture
@@ -215,28 +215,43 @@ def test_values_have_the_types_of_their_fields(write):
     assert types == ["float", "float", "bool", "NoneType", "str", "NoneType", "int", "str"]
 
 
-def test_the_command_line_wins():
+def test_the_command_line_wins(settings_from, capsys):
     words = ["--dataset", "tokens", "--output-dir", "model"]
-    config = parse_settings("train", ["--recipe", "randar-xl-256-paper", *words])
+    config = settings_from(["train", "--recipe", "randar-xl-256-paper", *words])
     assert config == TrainingConfig(
         **load_recipe("randar-xl-256-paper", "train"), dataset="tokens", output_dir="model"
     )
-    changed = ["--max-steps", "7", "--activation-checkpointing", "false", "--hidden_size", "1536", "--lr-schedule"]
-    changed += ["constant", "--decay-start", "null", "--final-learning-rate", "0"]
-    for command in (
-        [*words, *changed, "--recipe=randar-xl-256-paper"],
-        ["--rec", "randar-xl-256-paper", *words, *changed],
-    ):
-        config = parse_settings("train", command)
-        assert (config.max_steps, config.hidden_size, config.num_hidden_layers) == (7, 1536, 36)
-        assert config.activation_checkpointing is False and config.decay_start is None
-    config = parse_settings("train-tokenizer", ["--recipe", "cifar10", *words, "--block-out-channels", "8", "8"])
+    changed = ["--max-steps", "7", "--activation-checkpointing", "false", "--hidden-size", "1536", "--lr-schedule"]
+    changed += ["constant", "--decay-start", "null", "--final-learning-rate", "0", "--compile"]
+    config = settings_from(["train", *words, *changed, "--recipe=randar-xl-256-paper"])
+    assert (config.max_steps, config.hidden_size, config.num_hidden_layers) == (7, 1536, 36)
+    assert config.activation_checkpointing is False and config.decay_start is None and config.compile is True
+    config = settings_from(["train-tokenizer", "--block-out-channels", "8", "8", "--recipe", "cifar10", *words])
     assert config.block_out_channels == [8, 8] and config.image_size == 32
+    assert main(["train", *words, "--hidden_size", "8"]) == 2 and "--hidden-size" in capsys.readouterr().err
 
 
-def test_a_recipe_may_tell_what_is_required(write):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--compile", "maybe"], "--compile"),
+        (["--hidden-size", "wide"], "--hidden-size"),
+        (["--max-steps", "1.5"], "--max-steps"),
+        (["--learning-rate", "nan"], "learning_rate"),
+        (["--dataset", ""], "dataset"),
+    ],
+)
+def test_words_of_other_types_are_one_line(words, named, capsys):
+    assert main(["train", "--recipe", "digits", "--dataset", "tokens", "--output-dir", "model", *words]) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+
+
+def test_a_recipe_may_tell_what_is_required(write, settings_from, capsys):
     recipe = write("about: Mine.\ntrain: {dataset: tokens, output_dir: model}\n")
-    assert parse_settings("train", ["--recipe", recipe]) == TrainingConfig(dataset="tokens", output_dir="model")
+    assert settings_from(["train", "--recipe", recipe]) == TrainingConfig(dataset="tokens", output_dir="model")
+    assert main(["train", "--recipe", "digits", "--dataset", "tokens"]) == 2
+    assert "--output-dir" in capsys.readouterr().err
 
 
 def test_files_are_based_on_others(write, tmp_path, monkeypatch):
@@ -328,15 +343,15 @@ def test_unknown_names_files_commands_and_binaries_are_named(tmp_path):
 
 def test_help_tells_recipes_and_what_one_is_for(capsys):
     def help_text(*words):
-        with pytest.raises(SystemExit):
-            main(["train", *words, "--help"])
-        return " ".join(capsys.readouterr().out.split())
+        assert main(["train", *words, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
     plain = help_text()
     assert "--recipe NAME|FILE" in plain and all(name in plain for name in shipped_recipes())
     told = help_text("--recipe", "rar-xl")
     assert " ".join(read_recipe("rar-xl").about.split()) in told
-    assert "--hidden_size" in told and "(default: 1280)" in told and "(default: 1280)" not in plain
+    assert "[default: 1280]" in told and "[default: 1280]" not in plain
+    assert "RAR-XL" not in help_text()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, TrainingConfig
-from randar_hf.training.recipe_files import build_settings, read_recipe
 
 
 PLACES = {"dataset": "data", "output_dir": "run"}
@@ -52,11 +51,3 @@ def test_numbers_of_numpy_and_paths_are_taken():
     json.dumps(vars(config))
     tokenizing = TokenizingConfig(**PLACES, tokenizer=Path("tokenizer"), batch_size=np.uint8(3))
     assert (tokenizing.tokenizer, tokenizing.batch_size) == ("tokenizer", 3)
-
-
-def test_what_is_given_wins_over_the_recipe():
-    recipe = read_recipe("digits")
-    config = build_settings("train", PLACES | {"max_steps": 7, "validation_split": None}, recipe)
-    assert (config.max_steps, config.hidden_size, config.validation_split) == (7, 160, None)
-    with pytest.raises(ValueError, match="`output_dir` must be given, to `randar-hf train` or by its recipe"):
-        build_settings("train", {"dataset": "data"}, recipe)

@@ -1,7 +1,10 @@
 """The crops of a centred square that become tokens."""
 
-import torch
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    import torch
 
 AUGMENTATIONS = {"none": 1, "adm": 2, "ten_crop": 10}  # crops per image
 TEN_CROP_SCALE = 1.1
@@ -17,7 +20,7 @@ def square_size(augmentation: str, size: int) -> int:
     return int(TEN_CROP_SCALE * size) if augmentation == "ten_crop" else size
 
 
-def cut_crops(squares: torch.Tensor, size: int, augmentation: str) -> list[torch.Tensor]:
+def cut_crops(squares: "torch.Tensor", size: int, augmentation: str) -> list["torch.Tensor"]:
     """The crops of images.
 
     Args:
@@ -35,7 +38,7 @@ def cut_crops(squares: torch.Tensor, size: int, augmentation: str) -> list[torch
     return [squares, mirrored] if augmentation == "adm" else [squares]
 
 
-def _five_crops(squares: torch.Tensor, size: int) -> list[torch.Tensor]:
+def _five_crops(squares: "torch.Tensor", size: int) -> list["torch.Tensor"]:
     end = squares.shape[-1] - size
     middle = round(end / 2)
     corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from randar_hf import __version__
 
@@ -30,6 +31,7 @@ from . import (
     train_tokenizer,
 )
 from .options import from_fields
+from .recipes import RecipeCommand
 
 
 COMMANDS = {
@@ -99,9 +101,8 @@ def _fail(message: str, code: int):
 for _panel, _functions in COMMANDS.items():
     for _function in _functions:
         _name = _function.__name__.replace("_", "-")
-        _context = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-        _settings = {"context_settings": _context} if _panel == "Training" else {}
-        app.command(_name, rich_help_panel=_panel, **_settings)(_answering_errors(_name, from_fields(_function)))
+        _class = RecipeCommand if _panel == "Training" else TyperCommand
+        app.command(_name, cls=_class, rich_help_panel=_panel)(_answering_errors(_name, from_fields(_function)))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from .recipes import recipe_option
+
 
 Label = Annotated[str, typer.Argument(help="class name or id", show_default=False)]
 Labels = Annotated[list[str], typer.Argument(help="class names or ids", show_default=False)]
@@ -96,36 +98,35 @@ def from_fields(function: Callable) -> Callable:
     @wraps(function)
     def command(**values):
         for name, settings_class in classes.items():
-            given = {each.name: values.pop(each.name) for each in fields(settings_class)}
-            values[name] = settings_class(**{name: value for name, value in given.items() if value is not None})
+            values[name] = settings_class(**{each.name: values.pop(each.name) for each in fields(settings_class)})
         return function(**values)
 
     parameters = [each for name, each in signature.parameters.items() if name not in classes]
-    parameters += [each for settings_class in classes.values() for each in option_parameters(settings_class)]
+    option = recipe_option if "recipe" in signature.parameters else _option
+    parameters += [each for each_class in classes.values() for each in option_parameters(each_class, option)]
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     command.__signature__ = signature.replace(parameters=parameters)
     return command
 
 
-def option_parameters(settings_class: type) -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters of a command, `None` where nothing is given."""
-    types = get_type_hints(settings_class)
-    return [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[types[each.name] | None, _option(each)],
+def option_parameters(settings_class: type, option: Callable) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters of a command, annotated by `option(field, type)`."""
+    types, parameters = get_type_hints(settings_class), []
+    for each in fields(settings_class):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        default = inspect.Parameter.empty if default is MISSING else default
+        annotation = option(each, types[each.name])
+        parameters.append(
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
-        for each in fields(settings_class)
+    return parameters
+
+
+def _option(setting: Field, kind: type) -> Any:
+    about = setting.metadata
+    name = about["option"] or (f"--{setting.name}" if kind is bool else None)  # a switch has no opposite
+    shown = about["shown"] or setting.default is not None
+    names = [name] if name else []
+    return Annotated[
+        kind, typer.Option(*names, help=about["help"], show_default=shown, rich_help_panel=about["panel"])
     ]
-
-
-def _option(setting: Field) -> typer.models.OptionInfo:
-    option = setting.metadata.get("option") or (f"--{setting.name}" if setting.type is bool else None)
-    names = [option] if option else []
-    default = setting.default if setting.default is not MISSING else None
-    shown = setting.metadata.get("shown") or (False if default is None else str(default))
-    return typer.Option(
-        *names, help=setting.metadata["help"], show_default=shown, rich_help_panel=setting.metadata.get("panel")
-    )

@@ -1,11 +1,12 @@
 """`randar-hf tokenize`."""
 
-import typer
+from randar_hf.training import TokenizingConfig
+
+from .recipes import Recipe
 
 
-def tokenize(context: typer.Context):
+def tokenize(settings: TokenizingConfig, recipe: Recipe = None):
     """Turn a data set of images into a data set of tokens."""
     from randar_hf.training import tokenize_images as run
-    from randar_hf.training.recipe_files import parse_settings
 
-    run(parse_settings("tokenize", context.args))
+    run(settings)

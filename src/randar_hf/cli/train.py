@@ -1,11 +1,12 @@
 """`randar-hf train`."""
 
-import typer
+from randar_hf.training import TrainingConfig
+
+from .recipes import Recipe
 
 
-def train(context: typer.Context):
+def train(settings: TrainingConfig, recipe: Recipe = None):
     """Train RandAR or RAR on a data set of tokens."""
     from randar_hf.training import train as run
-    from randar_hf.training.recipe_files import parse_settings
 
-    run(parse_settings("train", context.args))
+    run(settings)

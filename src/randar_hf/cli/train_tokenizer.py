@@ -1,11 +1,12 @@
 """`randar-hf train-tokenizer`."""
 
-import typer
+from randar_hf.training import TokenizerTrainingConfig
+
+from .recipes import Recipe
 
 
-def train_tokenizer(context: typer.Context):
+def train_tokenizer(settings: TokenizerTrainingConfig, recipe: Recipe = None):
     """Train an image tokenizer."""
     from randar_hf.training import train_tokenizer as run
-    from randar_hf.training.recipe_files import parse_settings
 
-    run(parse_settings("train-tokenizer", context.args))
+    run(settings)
