@@ -72,8 +72,8 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
                 image also shows more than a trained one would.
             hierarchical (`bool`): coarse tokens first; otherwise all cells in one go, for comparison.
             num_extrapolated (`int`, *optional*): so many of the highest rotary frequencies keep the distance of
-                neighbours instead of being interpolated; by default those that turn at least once within the trained
-                grid, which are 2 of 16 in the published models.
+                neighbours instead of being interpolated; by default those that turn at least one and a third times
+                within the trained grid, 2 of 16 in the published models and none in the shipped one.
             num_images_per_prompt (`int`): images for each label.
             num_inference_steps (`int`, *optional*): steps for the coarse tokens; the others take as many for each.
             guidance_scale (`float`, *optional*): classifier-free guidance, at least 0; 1 turns it off.

@@ -1,5 +1,7 @@
 """Makes the pipelines known to diffusers, so that its own entry points load them without code from a repository."""
 
+import logging
+
 import diffusers
 from diffusers.pipelines import auto_pipeline, pipeline_loading_utils
 
@@ -29,3 +31,9 @@ def register_pipelines():
         setattr(diffusers, pipeline.__name__, pipeline)
     auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.update(randar=RandARPipeline, rar=RARPipeline)
     auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING.update(randar=RandARInpaintPipeline)
+    logging.getLogger("diffusers.models.modeling_utils").addFilter(warns_of_modules)
+
+
+def warns_of_modules(record: logging.LogRecord) -> bool:
+    """False for the warning at each cast about modules that should be kept in float32, if it names none."""
+    return "that should be kept in float32: []" not in record.getMessage()

@@ -72,12 +72,9 @@ class ImageCausalLMMixin:
                 loss = head_cross_entropy(
                     self.lm_head, states.flatten(0, 1), targets.flatten(), self.config.vocab_size
                 )
+        # By position: transformers 5.24 calls the cache by another name.
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss, logits, kwargs.get("past_key_values"), outputs.hidden_states, outputs.attentions
         )
 
 

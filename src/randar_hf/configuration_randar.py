@@ -51,7 +51,7 @@ class RandARConfig(PreTrainedConfig):
     """
 
     model_type = "randar"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     vocab_size: int = 16384
     hidden_size: int = 1024

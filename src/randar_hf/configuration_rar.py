@@ -57,7 +57,7 @@ class RARConfig(PreTrainedConfig):
     """
 
     model_type = "rar"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     vocab_size: int = 1024
     hidden_size: int = 1024

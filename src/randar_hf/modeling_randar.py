@@ -260,7 +260,7 @@ class RandARModel(RandARPreTrainedModel):
             )
         if num_layers in (None, len(self.layers)):
             hidden_states = self.norm(hidden_states)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(hidden_states, past_key_values)  # transformers 5.24 renames the second field
 
     def rotary_table(self, height: int, width: int, device: torch.device | str) -> torch.Tensor:
         """The table of a grid for this model, of shape (height * width + 1, d / 2, 2)."""

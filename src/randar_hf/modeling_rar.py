@@ -265,7 +265,7 @@ class RARModel(RARPreTrainedModel):
         if num_layers in (None, len(self.layers)):
             modulation = self.norm_modulation(condition) if modulations is None else modulations[-1]  # (B, S, 2 D)
             hidden_states = self.final_norm(hidden_states, modulation)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(hidden_states, past_key_values)  # transformers 5.24 renames the second field
 
     def final_norm(self, hidden_states: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
         """The last states (B, S, D), normalised and modulated (B, S, 2 D) by scale and shift, not shift and scale."""

@@ -1,10 +1,13 @@
 """Weights in another type, spread by a device map, and cut into several files."""
 
+import logging
+
 import pytest
 import torch
+import transformers
 
 from randar_hf import RandARForCausalLM
-from randar_hf.pipelines import RandARPipeline
+from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
 
 
 GREEDY = {"order": "raster", "do_sample": False, "num_inference_steps": 6}
@@ -94,3 +97,24 @@ def test_shards_of_a_pipeline(pipe, tmp_path):
         for p in (pipe, loaded)
     ]
     assert torch.equal(*images)
+
+
+def test_libraries_find_nothing_to_warn_of(pipe, make_rar, caplog, monkeypatch):
+    """Also with the other end of the range of transformers in setup.py, whose newest renames `past_key_values`."""
+    for library in ("transformers", "diffusers"):
+        monkeypatch.setattr(logging.getLogger(library), "propagate", True)
+    transformers.utils.logging.warning_once.cache_clear()
+    for model in (pipe.transformer, make_rar()):
+        model(draw_tokens(), torch.tensor([0, 1, 2]), labels=draw_tokens())
+        model.generate([0], num_inference_steps=16)
+    pipe.to(torch.bfloat16)
+    RandARInpaintPipeline.from_pipe(pipe)
+    pipe(0)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_warnings_of_diffusers_that_name_modules_stay(vqvae, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    monkeypatch.setattr(type(vqvae), "_keep_in_fp32_modules", ["quantize"])
+    vqvae.to(torch.bfloat16)
+    assert "should be kept in float32: ['quantize']" in caplog.text
