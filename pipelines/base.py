@@ -10,7 +10,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from transformers import PreTrainedModel
 
-from randar_hf.checks import is_finite, is_int
+from randar_hf.checks import check_int, is_finite, is_int
 from randar_hf.generation import GenerationState
 from randar_hf.generation_plan import GenerationPlan
 from randar_hf.randomness import check_generators
@@ -154,8 +154,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
             raise ValueError(f"`refine_share` must lie in (0, 1], got {refine_share!r}.")
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ValueError(f"`callback_on_step_end` must be callable, got {callback_on_step_end!r}.")
-        if not is_int(num_images_per_prompt) or num_images_per_prompt < 1:
-            raise ValueError(f"`num_images_per_prompt` must be an int of at least 1, got {num_images_per_prompt!r}.")
+        check_int("num_images_per_prompt", num_images_per_prompt, 1)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         if not set(callback_on_step_end_tensor_inputs) <= set(self._callback_tensor_inputs):
@@ -180,9 +179,17 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
     ) -> list[int]:
         """Class ids (B,), those of a label next to one another; raises unless generators are one for each image."""
-        labels = repeat_each(self.get_label_ids(class_labels), num_images_per_prompt)
+        labels = self.get_label_ids(class_labels)
+        self.check_count(len(labels), num_images_per_prompt)
+        labels = repeat_each(labels, num_images_per_prompt)
         check_generators(generator, len(labels))
         return labels
+
+    def check_count(self, num_labels: int, num_images: int, argument: str = "num_images_per_prompt"):
+        """Raise a `ValueError` unless so many images for each label are at least one, and their decoding fits."""
+        count = num_labels * check_int(argument, num_images, 1)
+        batch = f"a batch of {count} images by `{argument}`"
+        self.transformer.check_memory(count, self.transformer.config.num_tokens, argument=batch)
 
     def encode_images(self, pixels: torch.Tensor) -> torch.LongTensor:
         """Tokens (B, h, w) of images (B, 3, H, W) in [0, 1], whose sides are multiples of the pixels of a token."""

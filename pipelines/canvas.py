@@ -8,6 +8,7 @@ import torch
 from randar_hf.checks import is_int
 from randar_hf.generation import GenerationState
 from randar_hf.generation_plan import GenerationPlan
+from randar_hf.images import MAX_PIXELS
 
 from .sizes import check_size
 
@@ -58,7 +59,8 @@ def make_canvas(images: list[torch.Tensor], multiple: int, **extensions: int) ->
         **extensions (`int`): pixels to add `left`, `right`, `top` and `bottom`.
 
     Raises:
-        ValueError: for images of several sizes, sides that are no multiples of a token's, or no extension.
+        ValueError: for images of several sizes, sides that are no multiples of a token's, no extension, or a canvas of
+            more than 2**26 pixels.
     """
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
@@ -77,7 +79,14 @@ def make_canvas(images: list[torch.Tensor], multiple: int, **extensions: int) ->
     if not any(extensions.values()):
         raise ValueError("`left`, `right`, `top` and `bottom` must not all be 0, got no extension.")
     sides = {name: check_size(name, pixels, multiple) if pixels else 0 for name, pixels in extensions.items()}
-    return Canvas(rows=height // multiple, columns=width // multiple, **sides)
+    canvas = Canvas(rows=height // multiple, columns=width // multiple, **sides)
+    rows, columns = canvas.in_pixels(multiple).grid
+    if rows * columns > MAX_PIXELS:
+        raise ValueError(
+            f"`left`, `right`, `top` and `bottom` must give a canvas of at most {MAX_PIXELS} pixels, got {rows} x "
+            f"{columns} (height x width)."
+        )
+    return canvas
 
 
 def plan_windows(known: torch.BoolTensor, size: tuple[int, int]) -> list[Window]:

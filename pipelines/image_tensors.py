@@ -9,7 +9,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from randar_hf.images import to_mask, to_rgb
+from randar_hf.images import MAX_PIXELS, to_mask, to_rgb
 
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -46,7 +46,10 @@ def read_stack(name: str, images: Any, channels: int, count: int) -> list[torch.
 
 def _read_part(name: str, part: Any, channels: int) -> torch.Tensor:
     """(B, channels, H, W) of an image or a stack of them."""
+    if isinstance(part, Image.Image):
+        _check_size(name, *part.size)
     pixels = _channels_first(name, part, channels)
+    _check_size(name, *pixels.shape[:-3:-1])
     pixels = pixels[None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or pixels.shape[1] != channels or 0 in pixels.shape:
         sides = "(height, width)" if channels == 1 else f"(height, width, {channels}) or ({channels}, height, width)"
@@ -63,6 +66,12 @@ def _read_part(name: str, part: Any, channels: int) -> torch.Tensor:
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"`{name}` must lie in [0, 1], got values from {pixels.min():.4g} to {pixels.max():.4g}.")
     return pixels
+
+
+def _check_size(name: str, width: int = 0, height: int = 0):
+    """Raise a `ValueError` for an image that is too large to be made floating point numbers."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"`{name}` must have at most {MAX_PIXELS} pixels, got {width} x {height}: scale it down.")
 
 
 def _channels_first(name: str, part: Any, channels: int) -> torch.Tensor:

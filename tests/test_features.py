@@ -227,3 +227,8 @@ def test_a_plain_raster_model_has_one_order(make_model):
     )
     with pytest.raises(ValueError, match="`order`"):
         model.extract_features(tokens, labels, order="random")
+
+
+def test_rounds_that_do_not_fit_are_refused_before_a_list_is_made(model):
+    with pytest.raises(ValueError, match="`rounds` gives 16000000000000 tokens .* GiB are free"):
+        model.extract_features(torch.zeros(1, 16, dtype=torch.long), rounds=10**12)

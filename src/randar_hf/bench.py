@@ -76,6 +76,7 @@ def measure(
     num_tokens = height * width
     if not 0 <= known_tokens <= num_tokens:
         raise ValueError(f"`known_tokens` must lie between 0 and the {num_tokens} tokens, got {known_tokens}.")
+    model.check_memory(batch_size, num_tokens, argument=f"a batch of {batch_size} images by `batch_size`")
     labels = torch.arange(batch_size) % config.num_classes
     default_steps = min(88, num_tokens) if config.fixed_order is None else num_tokens
     steps = default_steps if num_inference_steps is None else num_inference_steps

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from .images import to_rgb
+from .images import MAX_PIXELS, to_rgb
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
@@ -19,7 +19,7 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    if width * height > Image.MAX_IMAGE_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be scaled to {size}")
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

@@ -4,7 +4,8 @@ import torch
 
 from .checks import check_input_ids, check_int, check_labels_of, check_positions
 from .devices import execution_device
-from .layout import repeated_layout
+from .layout import repeated_layout, sequence_length
+from .memory import check_memory
 from .modes import inference
 from .orders import check_fixed_order, check_order, make_order
 from .randomness import check_generators
@@ -54,6 +55,9 @@ class RandARFeatureMixin:
         input_ids = check_input_ids(input_ids, height * width, self.config.vocab_size).to(device)
         class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes).to(device)
         layer, rounds = check_int("layer", layer, -depth - 1, depth), check_int("rounds", rounds, 1)
+        num_states = len(input_ids) * sequence_length(rounds * height * width, self.base_model.form)
+        num_bytes = num_states * self.config.hidden_size * self.dtype.itemsize
+        check_memory(rounds * height * width, num_bytes, device, "`rounds`")
         check_generators(generator, len(input_ids))
         if order is None:
             order = self.config.fixed_order or "random"

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 
 MAX_FILE_BYTES = 2**30
+MAX_PIXELS = 2**26  # of one image: 8192 x 8192
 LEVELS = 65_535  # of 16 bits
 
 
@@ -27,11 +28,15 @@ def open_image(source: str | os.PathLike | bytes, mask: bool = False) -> Image.I
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no regular file, larger than 1 GiB, damaged, in no format that Pillow reads by itself, or
-            of too many pixels for memory.
+            of more than 2**26 pixels.
     """
     try:
         content = source if isinstance(source, bytes) else _read_file(Path(source).expanduser())
         with Image.open(BytesIO(content), formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:  # which are not decoded yet
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; scale it down"
+                )
             return to_mask(image) if mask else to_rgb(image)
     except FileNotFoundError:
         raise
@@ -69,7 +74,7 @@ def _flatten(image: Image.Image, ground: str) -> Image.Image:
         raise ValueError("its pixels are floating point numbers, whose range nothing tells; give 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # I;16 in its byte orders, or I where a file has 16 bits
-        image = _from_levels(np.asarray(image).astype(np.int64), image.info.get("transparency"))
+        image = _from_levels(np.asarray(image).astype(np.int32), image.info.get("transparency"))
     if not image.has_transparency_data:
         return image
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -1,5 +1,8 @@
 """Likelihood of images under any order. B images, N tokens of one image, V codebook entries, C classes, K orders."""
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import nn
 
@@ -61,12 +64,12 @@ class RandARLikelihoodMixin:
         """
         height, width = check_positions(grid_size, None, self.config)
         input_ids, class_labels, known = self._check_images(input_ids, class_labels, known_mask, height * width)
-        orders = self._list_orders(order, num_orders, height, width, len(input_ids), generator)
+        first, orders = self._orders(order, num_orders, height, width, len(input_ids), generator)
         only = self.config.only_order
         rule = f"`known_mask` must be true for the first tokens in the order {only!r} alone"
-        check_fixed_order(known_first(orders[0], known)[0], only, height, width, rule)
+        check_fixed_order(known_first(first, known)[0], only, height, width, rule)
         total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
-        mean = total / len(orders)  # (B, N)
+        mean = total / num_orders  # (B, N)
         return mean if per_token else mean.sum(dim=1)
 
     @inference
@@ -107,7 +110,8 @@ class RandARLikelihoodMixin:
             torch.cartesian_prod(torch.arange(len(input_ids), device="cpu"), classes).view(-1, 2),
         )
         total = torch.zeros(len(pairs), device=input_ids.device)
-        for ranks in self._list_orders(None, num_orders, *grid, len(input_ids), generator):
+        _, orders = self._orders(None, num_orders, *grid, len(input_ids), generator)
+        for ranks in orders:
             sums = []
             for images, labels in zip(*(part.split(batch_size) for part in pairs.unbind(1)), strict=True):
                 labels, images = labels.to(input_ids.device), images.to(input_ids.device)
@@ -157,7 +161,7 @@ class RandARLikelihoodMixin:
                 f"goes in the order {self.config.fixed_order!r} alone and knows no token from those behind it."
             )
         input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
-        (order,) = self._list_orders("random", 1, height, width, len(input_ids), generator)
+        order = next(self._orders("random", 1, height, width, len(input_ids), generator)[1])
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
         positions = self.base_model.describe_positions(height, width, input_ids.device, rotary)
         for part in order.tensor_split(num_parts, dim=1):  # (B, G)
@@ -178,20 +182,23 @@ class RandARLikelihoodMixin:
         mask = check_mask(name, mask, input_ids.shape)
         return [tensor.to(execution_device(self)) for tensor in (input_ids, class_labels, mask)]
 
-    def _list_orders(self, order, num_orders: int, height: int, width: int, batch_size: int, generator) -> list:
-        """The orders (B, N) to average over."""
+    def _orders(
+        self, order, num_orders: int, height: int, width: int, batch_size: int, generator
+    ) -> tuple[torch.LongTensor, Iterator[torch.LongTensor]]:
+        """The first of the orders (B, N) to average over, and all of them, each sampled when its turn comes."""
         num_orders = check_int("num_orders", num_orders, 1)
         check_generators(generator, batch_size)
         if order is None:
             order = self.config.fixed_order or "random"
         if isinstance(order, str):
-            orders = [make_order(order, height, width, batch_size, generator) for _ in range(num_orders)]
+            orders = (make_order(order, height, width, batch_size, generator) for _ in range(num_orders))
         elif num_orders != 1:
             raise ValueError(f"`num_orders` must be 1 for an order given as a tensor, got {num_orders}.")
         else:
-            orders = [check_order(order, height * width, batch_size)]
-        check_fixed_order(orders[0], self.config.only_order, height, width)
-        return [ranks.to(execution_device(self)) for ranks in orders]
+            orders = iter([check_order(order, height * width, batch_size)])
+        first = next(orders)
+        check_fixed_order(first, self.config.only_order, height, width)
+        return first, (ranks.to(execution_device(self)) for ranks in chain([first], orders))
 
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""

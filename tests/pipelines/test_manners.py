@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import randar_hf
-from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
+from randar_hf.pipelines import RandARInpaintPipeline, RandAROutpaintPipeline, RandARPipeline
 
 
 def test_components_of_the_wrong_kind(model, vqvae):
@@ -46,3 +47,27 @@ def test_a_path_for_an_image(model, vqvae, kind):
 def test_pipelines_by_the_name_of_the_package():
     for name in randar_hf.PIPELINES:
         assert getattr(randar_hf, name) is getattr(randar_hf.pipelines, name)
+
+
+@pytest.mark.parametrize("count", [10**9, 10**15])
+def test_counts_are_checked_before_lists_are_made(model, vqvae, count, monkeypatch):
+    monkeypatch.setattr("randar_hf.pipelines.base.repeat_each", lambda *args: pytest.fail("a list was made"))
+    for kind, images in ((RandARPipeline, ()), (RandARInpaintPipeline, (torch.ones(3, 16, 16), torch.ones(16, 16)))):
+        pattern = f"a batch of {count} images by `num_images_per_prompt` gives 16 tokens .* GiB are free"
+        with pytest.raises(ValueError, match=pattern):
+            kind(model, vqvae)(0, *images, num_images_per_prompt=count)
+
+
+@pytest.mark.parametrize(
+    "large", [Image.new("1", (9000, 8000)), torch.zeros(1, dtype=torch.uint8).expand(3, 8000, 9000)]
+)
+def test_images_too_large_to_be_floats_are_refused(model, vqvae, large):
+    pattern = "`{}` must have at most 67108864 pixels, got 9000 x 8000: scale it down"
+    pipe, mask, small = RandARInpaintPipeline(model, vqvae), torch.zeros(1).expand(8000, 9000), torch.ones(3, 16, 16)
+    with pytest.raises(ValueError, match=pattern.format("image")):
+        pipe(0, large, mask)
+    with pytest.raises(ValueError, match=pattern.format("mask_image")):
+        pipe(0, small, mask)
+    for attention in ("full", "sliding_window"):
+        with pytest.raises(ValueError, match="canvas of at most 67108864 pixels, got 16 x 40000000016"):
+            RandAROutpaintPipeline(model, vqvae)(0, small, right=4 * 10**10, attention=attention)

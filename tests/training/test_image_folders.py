@@ -16,6 +16,7 @@ from randar_hf.training import (
     train,
     train_tokenizer,
 )
+from randar_hf.training.data.pixels import read_image
 from randar_hf.training.data.reading import load_rows, split_names
 
 
@@ -228,8 +229,31 @@ def test_a_run_of_bad_images_alone_says_so(folder, small_tokenizer_settings, tmp
         train_tokenizer(config)
 
 
+def test_a_streamed_repository_names_its_own_files_alone(monkeypatch, tmp_path):
+    opened = []
+
+    def keep(address, mode):
+        opened.append(address)
+        return (tmp_path / "image").open(mode)
+
+    PILImage.new("RGB", (2, 2)).save(tmp_path / "image", "PNG")
+    monkeypatch.setattr("fsspec.open", keep)
+    own = ["hf://datasets/me/mine@main/1.png", "zip://1.png::hf://datasets/me/mine@main/a.zip"]
+    for address in own:
+        assert read_image(address, "me/mine").size == (2, 2)
+    foreign = ["hf://datasets/me/mine2@main/1.png", "hf://datasets/you/yours/1.png", "https://a.b/1.png"]
+    foreign += ["http://a.b/1.png::hf://datasets/me/mine@main/1.png", "file:///etc/hostname"]
+    for address in foreign:
+        with pytest.raises(ValueError, match="is an address, not a file; it is not read"):
+            read_image(address, "me/mine")
+    assert opened == own
+    monkeypatch.setattr("randar_hf.training.data.pixels.MAX_FILE_BYTES", 10)
+    with pytest.raises(ValueError, match="more than 1 GiB"):
+        read_image(own[0], "me/mine")
+
+
 def test_rows_open_files_alone(tokenizer_folder, tmp_path):
-    paths = ["http://localhost:9/1.png", "file:///etc/hostname", "/dev/zero", str(tmp_path)]
+    paths = ["http://localhost:9/1.png", "hf://datasets/a/b@main/1.png", "/dev/zero", str(tmp_path)]
     rows = Dataset.from_dict({"image": paths, "label": [0] * len(paths)})
     rows.to_parquet(tmp_path / "rows.parquet")
     settings = {"dataset": tmp_path / "rows.parquet", "tokenizer": tokenizer_folder, "output_dir": tmp_path / "tokens"}

@@ -52,6 +52,7 @@ class ImageRows:
             label_column=config.label_column,
         )
         self.streamed = isinstance(rows, IterableDataset)
+        self.repository = config.dataset if self.streamed else None
         if rows.features is None:
             raise ValueError("`streaming`: the data set does not tell its columns before it is read; do not stream it")
         label = class_feature(rows, config.label_column)
@@ -105,7 +106,9 @@ class ImageRows:
         Raises:
             Exception: of any kind if the image cannot be read.
         """
-        square = centre_square(read_image(row.content), square_size(self.config.augmentation, self.image_size))
+        square = centre_square(
+            read_image(row.content, self.repository), square_size(self.config.augmentation, self.image_size)
+        )
         label = self.schema.label.str2int(row.label) if isinstance(row.label, str) else row.label
         return label, np.asarray(square)
 

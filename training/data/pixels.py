@@ -10,12 +10,9 @@ from datasets import Dataset
 from PIL import Image
 
 from randar_hf.crops import centre_square
-from randar_hf.images import open_image
+from randar_hf.images import MAX_FILE_BYTES, open_image
 
 from .reading import undecoded
-
-
-HUB = "hf://"  # what `datasets` streams from
 
 
 class TooManyBadImages(ValueError):
@@ -30,8 +27,12 @@ def image_content(value) -> tuple[bytes | str | None, str | None]:
     return value, (value if isinstance(value, str) else None)
 
 
-def read_image(content: bytes | str | None) -> Image.Image:
-    """The image in a cell, as upright 8-bit RGB. Of addresses, only the Hub's own are read.
+def read_image(content: bytes | str | None, repository: str | None = None) -> Image.Image:
+    """The image in a cell, as upright 8-bit RGB.
+
+    Args:
+        content: the bytes, or the path of a regular file.
+        repository: a data set on the Hub that is streamed: of addresses, those of its own files alone are read.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -40,11 +41,23 @@ def read_image(content: bytes | str | None) -> Image.Image:
     if content is None:
         raise ValueError("there is no image")
     if isinstance(content, str) and "://" in content:
-        if not content.rpartition("::")[2].startswith(HUB):
-            raise ValueError(f"{content!r} is an address, not a file; it is not read")
-        with fsspec.open(content, "rb") as file:
-            content = file.read()
+        content = _read_address(content, repository)
     return open_image(content)
+
+
+def _read_address(address: str, repository: str | None) -> bytes:
+    """A file of a repository, or one in an archive of it, as `datasets` names them where it streams."""
+    *archives, file = address.split("::")
+    is_own = repository is not None and file.startswith(
+        (f"hf://datasets/{repository}@", f"hf://datasets/{repository}/")
+    )
+    if not is_own or not all(archive.startswith("zip://") for archive in archives):
+        raise ValueError(f"{address!r} is an address, not a file; it is not read")
+    with fsspec.open(address, "rb") as opened:
+        content = opened.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{address!r} has more than 1 GiB")
+    return content
 
 
 def to_pixels(image: Image.Image, size: int) -> torch.Tensor:

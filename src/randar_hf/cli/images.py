@@ -93,6 +93,7 @@ def make_images(
     """The images of a call of a pipeline, each from a seed of its own."""
     import torch
 
+    pipe.check_count(len(labels), num_images, "--num-images")
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(labels) * num_images)]
     class_labels = read_labels(labels, pipe.id2label)
     return pipe(class_labels=class_labels, generator=generators, **arguments).images

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from randar_hf import demo_checkpoint
-from randar_hf.checks import check_path, is_int
+from randar_hf.checks import check_int, check_path
 from randar_hf.devices import check_device
 from randar_hf.pipelines.loading import load_pipeline
 
@@ -30,6 +30,7 @@ PARTIAL = ".partial"
 FILES_OF_RUNS = {"images", LABELS_FILE, ARRAY_FILE, "run.json", "model_index.json", "config.json"}
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
 LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
+MAX_IMAGES = 10_000_000
 MAX_WAIT = timedelta(days=2)  # for the slowest process, and for the array
 
 
@@ -65,7 +66,7 @@ def sample_images(
         model (`str` or `None`): folder or Hub name of a [`RandARPipeline`] or [`RARPipeline`]; `None` for the shipped
             digits.
         output_dir (`str`): folder to write; a new or empty one, or that of the run to go on with.
-        num_images (`int`): images in all, at least 1.
+        num_images (`int`): images in all, from 1 to ten million.
         classes (`str`): `"balanced"`, one class after the other in turn, or `"random"`.
         batch_size (`int`): images that a process samples at once.
         seed (`int`): seed of all images, at least 0.
@@ -164,8 +165,7 @@ def model_hash(pipe: DiffusionPipeline) -> str:
 
 def _check_arguments(num_images: int, classes: str, seed: int, dtype: str, batch_size: int, order: str | None):
     for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if not is_int(value) or value < least:
-            raise ValueError(f"`{name}` must be an int of at least {least}, got {value!r}.")
+        check_int(name, value, least, MAX_IMAGES if name == "num_images" else None)
     for name, value, choices in (("classes", classes, CLASSES), ("dtype", dtype, TYPES)):
         if value not in choices:
             raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
