@@ -12,7 +12,7 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test gpu browser dist digits format lint clean
+.PHONY: demo test gpu browser docs figures dist digits format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
@@ -25,6 +25,14 @@ gpu: $(STAMPS)/test
 
 browser: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+figures: $(STAMPS)/docs
+	$(BIN)/randar-hf demo --output docs/figures/demo.png --overwrite
+	$(BIN)/python docs/figures/make_orders_figure.py
+	$(BIN)/python docs/figures/make_gallery.py
 
 # The wheel is tried where nothing of the checkout is: in an empty environment, from another folder.
 dist: $(STAMPS)/core
@@ -66,7 +74,11 @@ $(STAMPS)/core: $(STAMPS)/torch setup.py pyproject.toml
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/core
-	$(INSTALL_PACKAGE) ".[test,training,evaluation,space]"
+	$(INSTALL_PACKAGE) ".[test,training,evaluation,space,docs]"
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/core
+	$(INSTALL_PACKAGE) ".[docs,space,training,evaluation]"
 	@touch $@
 
 $(STAMPS)/training: $(STAMPS)/core

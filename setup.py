@@ -25,7 +25,7 @@ TEST = [
     "scikit-learn>=1.9",
     "torchao>=0.18",
 ]
-DOCS = ["matplotlib>=3.10"]
+DOCS = ["matplotlib>=3.10", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
 ICONS = ["resvg-py>=0.5"]
 
 setup(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -11,7 +12,9 @@ from .randar_layout import convert_decoder
 
 
 def convert_randar(
-    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor], num_attention_heads: int | None = None, **overrides
+    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
+    num_attention_heads: int | None = None,
+    **overrides: Any,
 ) -> RandARForCausalLM:
     """
     Turn a published RandAR checkpoint into the same model for transformers, bit for bit.

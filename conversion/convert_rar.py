@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -44,7 +45,9 @@ NUM_OTHER_EMBEDDINGS = 2  # a mask token and the null class, beside codes and cl
 
 
 def convert_rar(
-    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor], num_attention_heads: int | None = None, **overrides
+    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
+    num_attention_heads: int | None = None,
+    **overrides: Any,
 ) -> RARForCausalLM:
     """
     Turn a published RAR checkpoint into the same model for transformers, bit for bit.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import VQModel
@@ -22,7 +23,9 @@ TOKENIZERS = {"convert_llamagen_vq": convert_llamagen_vq, "convert_maskgit_vq": 
 
 
 def convert_model(
-    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor], num_attention_heads: int | None = None, **overrides
+    checkpoint: str | os.PathLike | Mapping[str, torch.Tensor],
+    num_attention_heads: int | None = None,
+    **overrides: Any,
 ) -> RandARForCausalLM | RARForCausalLM:
     """
     Turn a published checkpoint into a model, by [`convert_randar`], [`convert_llamagen`] or [`convert_rar`].

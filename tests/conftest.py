@@ -1,16 +1,28 @@
 """Tiny real components, and small checkpoints in the published layouts."""
 
+import io
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
 from diffusers import VQModel
+from PIL import Image
 
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.cli import main
 
 
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 FIXTURES = Path(__file__).parent / "fixtures"
 CLASS_NAMES = {0: "tench", 1: "great white shark, white shark", 2: "crane", 3: "crane", 4: "sea snake"}
 
@@ -154,3 +166,50 @@ def settings_from(monkeypatch):
         return seen.pop()
 
     return settings_from
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium
+
+
+@pytest.fixture
+def open_url(chromium):
+    """A function that opens a page of a server; the page's own errors and requests to other servers fail the test."""
+    contexts, wrong = [], []
+
+    def open_page(url, width=1280, height=1000, **settings):
+        folder = tempfile.mkdtemp()
+        viewport = {"width": width, "height": height}
+        context = chromium.launch_persistent_context(
+            folder, executable_path=CHROMIUM, args=CHROMIUM_FLAGS, viewport=viewport, **settings
+        )
+        contexts.append((context, folder))
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        own = (f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/", "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context, folder in contexts:
+        context.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not wrong
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """A function that keeps a screenshot, in `$BROWSER_ARTEFACTS` if it is set, and returns its pixels."""
+    folder = Path(os.environ.get("BROWSER_ARTEFACTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def screenshot(page, name, full_page=True):
+        return np.asarray(Image.open(io.BytesIO(page.screenshot(path=folder / f"{name}.png", full_page=full_page))))
+
+    return screenshot

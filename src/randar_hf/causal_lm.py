@@ -1,5 +1,7 @@
 """The forward pass of models with a head over the image tokenizer's codebook."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -25,7 +27,7 @@ class ImageCausalLMMixin:
         labels: torch.LongTensor | None = None,
         layout: Layout | None = None,
         return_logits: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
         Predict tokens at the query slots; by default all tokens of the image, each from those before it in `order`.

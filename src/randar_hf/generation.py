@@ -190,7 +190,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         known_tokens: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
-        **settings,
+        **settings: Any,
     ) -> Iterator[GenerationState]:
         """
         Generate step by step: an iterator over the states between steps, for progress, previews and callbacks.
@@ -361,7 +361,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         revision,
         subfolder,
         trust_remote_code,
-        **kwargs,
+        **kwargs: Any,
     ):
         """
         Called by `from_pretrained`: load the stored generation settings as this model's own kind of settings.

@@ -87,14 +87,15 @@ class GenerationPlanMixin:
         spatial_dropout: float | torch.BoolTensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
         generation_config: RandARGenerationConfig | None = None,
-        **settings,
+        **settings: Any,
     ) -> GenerationPlan:
         """
         Fill in every default and check every argument of a call of generation; nothing is sampled, nothing runs.
 
         Args:
-            class_labels, known_mask, grid_size, order, rotary, spatial_guidance_scale, spatial_dropout,
-                logits_processor, generation_config: as for [`~RandARGenerationMixin.generate`].
+            class_labels, known_mask, grid_size, order, rotary: as for [`~RandARGenerationMixin.generate`].
+            spatial_guidance_scale, spatial_dropout: as for [`~RandARGenerationMixin.generate`].
+            logits_processor, generation_config: as for [`~RandARGenerationMixin.generate`].
             **settings: fields of [`RandARGenerationConfig`]; `None` takes the value of `generation_config`.
 
         Returns:

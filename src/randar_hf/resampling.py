@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         grid_size: int | tuple[int, int] | None = None,
         rotary: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        **settings,
+        **settings: Any,
     ) -> torch.LongTensor:
         """
         Sample chosen tokens of finished images again, given the rest, for a number of rounds.

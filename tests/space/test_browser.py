@@ -1,75 +1,29 @@
-"""
-The app in Chromium: what a visitor sees, pixel by pixel.
-
-Screenshots are kept in `$BROWSER_ARTEFACTS`, by default in the test's own folder.
-"""
+"""The app in Chromium: what a visitor sees, pixel by pixel."""
 
 import io
-import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 TIMEOUT = 60_000
 TABS = ("Generate", "Edit", "Extend and enlarge", "Understand")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        yield playwright.chromium
-
-
 @pytest.fixture
-def open_page(app, chromium):
-    """A function that opens the app; the page's own errors and requests to other hosts fail the test."""
-    contexts, wrong = [], []
+def open_page(app, open_url):
+    """A function that opens the app."""
 
-    def open_app(width=1280, height=1000, **settings):
-        folder = tempfile.mkdtemp()
-        context = chromium.launch_persistent_context(
-            folder, executable_path=CHROMIUM, args=FLAGS, viewport={"width": width, "height": height}, **settings
-        )
-        contexts.append((context, folder))
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        own = (app.local_url, "data:", "blob:")
-        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
-        page.goto(app.local_url)
+    def open_app(**settings):
+        page = open_url(app.local_url, **settings)
         page.wait_for_selector("#generate-run")
         return page
 
-    yield open_app
-    for context, folder in contexts:
-        context.close()
-        shutil.rmtree(folder, ignore_errors=True)
-    assert not wrong
-
-
-@pytest.fixture
-def keep(tmp_path):
-    """A function that keeps a screenshot and returns its pixels."""
-    folder = Path(os.environ.get("BROWSER_ARTEFACTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def screenshot(page, name):
-        return np.asarray(Image.open(io.BytesIO(page.screenshot(path=folder / f"{name}.png", full_page=True))))
-
-    return screenshot
+    return open_app
 
 
 def go_to(page, tab):

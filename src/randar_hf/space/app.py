@@ -78,14 +78,14 @@ def build_app(pipe: Any, source: str | None = None, examples: list[Image.Image] 
     return app.queue()
 
 
-def launch_app(app: gr.Blocks, port: int | None = None, **settings) -> tuple:
+def launch_app(app: gr.Blocks, port: int | None = None, **settings: Any) -> tuple:
     """
     Start the app.
 
     Args:
         app (`gradio.Blocks`): from [`build_app`].
         port (`int`, *optional*): to listen on; by default the first free one from 7860.
-        settings: further arguments of `gradio.Blocks.launch`.
+        **settings: further arguments of `gradio.Blocks.launch`.
 
     Raises a `ValueError` for a port that is in use.
     """
