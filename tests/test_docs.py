@@ -61,8 +61,8 @@ def pages_with(language: str) -> list[Path]:
     return [page for page in PAGES if code_blocks(page, language)]
 
 
-# Of the page left out, commands come between the blocks: `test_own_images.py` runs both.
-RUN_BY_BLOCKS = [page for page in pages_with("python") if page.name != "own-images.md"]
+# Where commands come between the blocks, both are run: by `test_own_images.py`, and below for the README.
+RUN_BY_BLOCKS = [page for page in pages_with("python") if page.name not in ("own-images.md", "README.md")]
 
 
 @pytest.fixture
@@ -104,6 +104,23 @@ def test_commands_parse(page, line, tmp_path, monkeypatch, settings_from):
         assert isinstance(settings_from([command, *words]), COMMANDS[command])
     else:
         PROGRAM[command].make_context(command, words)
+
+
+def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch, fresh_accelerate):
+    """As pasted into an empty folder, Python and commands in turn; 4 samples in the place of 100."""
+    monkeypatch.chdir(tmp_path)
+    namespace, text = {"__name__": "__main__"}, (ROOT / "README.md").read_text()
+    for language, code in re.findall(r"^```(python|bash)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(code, namespace)
+            continue
+        for program, *words in (shlex.split(line, comments=True) for line in code.splitlines()):
+            if program == "python":
+                exec(words[1], {})
+            elif program == "randar-hf":
+                assert cli.main([{"100": "4"}.get(word, word) for word in words]) == 0, words
+            else:
+                assert program == "make"
 
 
 @pytest.fixture
