@@ -12,7 +12,7 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test gpu browser docs figures dist digits format lint clean
+.PHONY: demo test gpu browser notebooks docs figures dist digits format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
@@ -25,6 +25,9 @@ gpu: $(STAMPS)/test
 
 browser: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
+notebooks: $(STAMPS)/test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_notebooks.py
 
 docs: $(STAMPS)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

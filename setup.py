@@ -18,6 +18,8 @@ EVALUATION = ["datasets>=5.2", "evaluate>=0.4.6", "matplotlib>=3.10"]
 # gradio 6.31 takes no pillow 13.
 SPACE = ["gradio>=6.31,<7", "mcp>=1.21,<2"]
 TEST = [
+    "ipykernel>=7.0",
+    "nbclient>=0.10",
     "playwright>=1.65",
     "pytest>=9.0",
     "pytest-xdist>=3.8",

@@ -6,6 +6,7 @@ from .pipeline_randar_extrapolation import RandARExtrapolationPipeline
 from .pipeline_randar_inpaint import RandARInpaintPipeline
 from .pipeline_randar_outpaint import RandAROutpaintPipeline
 from .pipeline_rar import RARPipeline
+from .preview import live_preview
 from .registration import register_pipelines
 
 
@@ -17,5 +18,6 @@ __all__ = [
     "RandARInpaintPipeline",
     "RandAROutpaintPipeline",
     "RandARPipeline",
+    "live_preview",
     "save_with_code",
 ]
