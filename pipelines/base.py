@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import torch
+from accelerate.utils import is_compiled_module
 from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
@@ -85,6 +86,14 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(id2label=id2label)
         self.image_processor = VaeImageProcessor(vae_scale_factor=downsampling(vqvae), do_convert_rgb=True)
+
+    def __setattr__(self, name: str, value):
+        if name == "transformer" and is_compiled_module(value):
+            raise ValueError(
+                "`transformer` must not be what `torch.compile(model)` returns, which decoding would not call: "
+                "compile in place by `pipe.transformer.compile(...)`, or give calls a `compile_config`."
+            )
+        super().__setattr__(name, value)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -260,6 +269,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
             grid_size=plan.grid if plan.rotary is None else None,
             rotary=plan.rotary,
             generator=generator,
+            compile_config=plan.compile_config,
             generation_config=settings,
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from transformers import CompileConfig
 
 from randar_hf.checks import is_int
 from randar_hf.extrapolation import num_fitting_frequencies
@@ -56,6 +57,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
+        compile_config: CompileConfig | None = None,
     ) -> ImagePipelineOutput | tuple:
         """
         Generate images of the given classes on a grid finer than the trained one.
@@ -99,6 +101,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
                 after each step; tokens are (B, N) of the finer grid, -1 where unknown; changing them changes nothing.
                 Setting `pipe._interrupt = True` stops.
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
+            compile_config (`CompileConfig`, *optional*): of transformers; compiles the passes of decoding.
 
         Returns:
             `ImagePipelineOutput` or `tuple`: the images.
@@ -129,6 +132,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             "top_k": top_k,
             "top_p": top_p,
             "speculative_window": speculative_window,
+            "compile_config": compile_config,
         }
         stages = plan_stages(
             self.transformer,

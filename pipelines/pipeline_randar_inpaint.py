@@ -6,6 +6,7 @@ import torch
 from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
+from transformers import CompileConfig
 
 from randar_hf.checks import is_finite, is_int
 
@@ -57,6 +58,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
+        compile_config: CompileConfig | None = None,
     ) -> ImagePipelineOutput | tuple:
         """
         Paint the masked parts of images anew, given all the rest and a class: their own, or another one.
@@ -104,6 +106,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
                 after each step; tokens are (B, N), -1 where unknown. It returns a dict, whose `latents` replace the
                 tokens. Setting `pipe._interrupt = True` stops; cells not decoded by then are grey.
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
+            compile_config (`CompileConfig`, *optional*): of transformers; compiles the passes of decoding.
 
         Returns:
             `ImagePipelineOutput` or `tuple`: the images, in their own sizes. One whose mask is empty comes back as
@@ -137,6 +140,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             "top_k": top_k,
             "top_p": top_p,
             "speculative_window": speculative_window,
+            "compile_config": compile_config,
             "order": order,
             "spatial_guidance_scale": spatial_guidance_scale,
             "spatial_dropout": spatial_dropout,

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from transformers import CompileConfig
 
 from .base import RandARBasePipeline
 from .canvas import make_canvas, plan_windows, slide
@@ -55,6 +56,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
+        compile_config: CompileConfig | None = None,
     ) -> ImagePipelineOutput | tuple:
         """
         Extend images beyond their edges, given a class.
@@ -100,6 +102,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
                 dict, whose `latents` replace the tokens. Setting `pipe._interrupt = True` stops; cells not decoded by
                 then are grey.
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
+            compile_config (`CompileConfig`, *optional*): of transformers; compiles the passes of decoding.
 
         Returns:
             `ImagePipelineOutput` or `tuple`: images of the size of the canvas.
@@ -135,6 +138,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             "top_k": top_k,
             "top_p": top_p,
             "speculative_window": speculative_window,
+            "compile_config": compile_config,
             "order": order,
             "spatial_guidance_scale": spatial_guidance_scale,
             "spatial_dropout": spatial_dropout,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from transformers import CompileConfig
 
 from .base import RandARBasePipeline
 
@@ -41,6 +42,7 @@ class RARPipeline(RandARBasePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
+        compile_config: CompileConfig | None = None,
     ) -> ImagePipelineOutput | tuple:
         """
         Generate images of the given classes.
@@ -69,6 +71,7 @@ class RARPipeline(RandARBasePipeline):
                 after each step; tokens are (B, N), -1 where unknown. It returns a dict, whose `latents` replace the
                 tokens. Setting `pipe._interrupt = True` stops; cells not decoded by then are grey.
             callback_on_step_end_tensor_inputs (`list[str]`): what the callback gets, of `["latents"]`.
+            compile_config (`CompileConfig`, *optional*): of transformers; compiles the passes of decoding.
 
         Returns:
             `ImagePipelineOutput` or `tuple`: the images.
@@ -93,6 +96,7 @@ class RARPipeline(RandARBasePipeline):
             top_k=top_k,
             top_p=top_p,
             speculative_window=speculative_window,
+            compile_config=compile_config,
             order=order,
         )
         states = self.transformer.decode(plan, generator=generator)

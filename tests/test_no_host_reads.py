@@ -39,15 +39,23 @@ def test_models(model, make_rar, settings, pace):
         assert each.to("meta").generate([0, 1], **settings, **pace).device.type == "meta"
 
 
+@pytest.mark.parametrize("mask", [None, KNOWN])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_refining(model, mask, device):
+    labels = torch.tensor([0, 1])
+    found = model.to("meta").refine(TOKENS.to(device), labels, mask, num_rounds=2, known_mask=KNOWN.flip(1))
+    assert found.device.type == "meta"
+
+
 @pytest.mark.parametrize("pace", [{}, {"speculative_window": 4}])
 @pytest.mark.parametrize(
     ("pipeline", "arguments"),
     [
-        (RandARPipeline, {"spatial_guidance_scale": 2.0}),
-        (RandARInpaintPipeline, {"image": IMAGE, "mask_image": MASK, "strength": 0.7, "seam": 2}),
-        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8}),
+        (RandARPipeline, {"spatial_guidance_scale": 2.0, "refine": 2}),
+        (RandARInpaintPipeline, {"image": IMAGE, "mask_image": MASK, "strength": 0.7, "seam": 2, "refine": 1}),
+        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8, "refine": 1}),
         (RandAROutpaintPipeline, {"image": IMAGE, "left": 8, "attention": "sliding_window"}),
-        (RandARExtrapolationPipeline, {}),
+        (RandARExtrapolationPipeline, {"refine": 1}),
         (RARPipeline, {}),
     ],
 )

@@ -198,9 +198,11 @@ def is_outside(tokens: torch.LongTensor, mask: torch.BoolTensor, vocab_size: int
     return (mask.to(tokens.device) & ((tokens < 0) | (tokens >= vocab_size))).any()
 
 
-def check_input_ids(input_ids: torch.LongTensor, num_tokens: int, vocab_size: int) -> torch.LongTensor:
+def check_input_ids(
+    input_ids: torch.LongTensor, num_tokens: int, vocab_size: int, wait: bool = True
+) -> torch.LongTensor:
     """
-    Tokens (B, N) of whole images.
+    Tokens (B, N) of whole images; without `wait` the values are looked at on the CPU alone.
 
     Raises:
         ValueError: if they are no integer tensor of the shape (images, `num_tokens`), or lie outside the codebook.
@@ -212,6 +214,8 @@ def check_input_ids(input_ids: torch.LongTensor, num_tokens: int, vocab_size: in
         raise ValueError(
             f"`input_ids` must hold the tokens of at least one image, got {len(input_ids)} of {input_ids.dtype}."
         )
+    if not wait and input_ids.device.type != "cpu":
+        return input_ids.long()
     if input_ids.min() < 0 or input_ids.max() >= vocab_size:
         raise ValueError(
             f"`input_ids` must lie between 0 and {vocab_size - 1}, "

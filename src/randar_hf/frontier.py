@@ -10,8 +10,9 @@ prefix of the sequence of training, and slot i of the sequence lies at i in the 
 Shapes: B images, R = B * branches sequences, N tokens of an image, S slots and Q queries of a pass.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -122,6 +123,7 @@ class PaperSchedule:
         groups (`list[list[int]]` of R): how many tokens each pass asks for; with the known ones they sum to N.
         num_tokens, form: as for [`Frontier`].
         device (`torch.device`): where the passes lie.
+        most_sizes (`int`, *optional*): pad the passes to at most so many sizes.
 
     Raises a `ValueError` for groups of another sum.
     """
@@ -133,16 +135,24 @@ class PaperSchedule:
         num_tokens: int,
         form: SequenceForm,
         device: torch.device | str,
+        most_sizes: int | None = None,
     ):
         for known, sizes in zip(num_known, groups, strict=True):
             if known + sum(sizes) != num_tokens:
                 raise ValueError(f"`groups` must sum to the {num_tokens - known} unknown tokens, got {sum(sizes)}.")
+        all_asked = [
+            torch.tensor(sizes, device="cpu")[:, None] for sizes in zip_longest(*groups, fillvalue=0)
+        ]  # (R, 1)
+        frontier, sizes = Frontier(num_known, num_tokens, form, "cpu"), []
+        for asked in all_asked:
+            sizes.append((int(frontier.count_slots(asked).max()), int(asked.max())))
+            frontier.advance(frontier.guessed, asked)
+        if most_sizes is not None and sizes:
+            sizes = merge_sizes(sizes, most_sizes)
         frontier, self.passes = Frontier(num_known, num_tokens, form, "cpu"), []
-        for sizes in zip_longest(*groups, fillvalue=0):
-            asked = torch.tensor(sizes, device="cpu")[:, None]  # (R, 1)
-            num_slots = int(frontier.count_slots(asked).max())
+        for asked, (num_slots, num_queries) in zip(all_asked, sizes, strict=True):
             length = int(frontier.start.max()) + num_slots
-            step = frontier.lay_out(asked, num_slots, max(sizes), verify=False, length=length)
+            step = frontier.lay_out(asked, num_slots, num_queries, verify=False, length=length)
             self.passes.append(_to_device(step, device))
             frontier.advance(frontier.guessed, asked)
 
@@ -193,6 +203,27 @@ class SpeculativeSchedule:
         accepted = (unchanged & is_guess).long().cumprod(dim=1).sum(dim=1, keepdim=True)  # (R, 1)
         self.frontier.advance(accepted, self.asked)
         return self.frontier.final
+
+
+def merge_sizes(sizes: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """
+    Round sizes of passes up to few different ones, chosen to add as few slots as possible.
+
+    Args:
+        sizes (`list[(int, int)]`): slots and queries of each pass.
+        most (`int`): different sizes, at least 1.
+    """
+    counts = Counter(num_slots for num_slots, _ in sizes)
+    *smaller, largest = sorted(counts)
+
+    def round_up(num_slots: int, limits: tuple[int, ...]) -> int:
+        return min(limit for limit in limits if limit >= num_slots)
+
+    choices = [(*chosen, largest) for chosen in combinations(smaller, min(most - 1, len(smaller)))]
+    limits = min(choices, key=lambda limits: sum(n * round_up(size, limits) for size, n in counts.items()))
+    rounded = [round_up(num_slots, limits) for num_slots, _ in sizes]
+    num_queries = {limit: max(size[1] for size, own in zip(sizes, rounded) if own == limit) for limit in limits}
+    return [(limit, num_queries[limit]) for limit in rounded]
 
 
 def _to_device(step: DecodingPass, device: torch.device | str) -> DecodingPass:

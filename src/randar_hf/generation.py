@@ -9,12 +9,12 @@ Shapes: B images, N image tokens of one image, G tokens of one step, V codebook 
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
+from transformers import CompileConfig, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
@@ -33,6 +33,8 @@ from .randomness import check_generators, image_seeds, uniform
 from .sampling import sample_tokens
 from .stored_settings import find_settings
 
+
+COMPILED_SIZES = 3  # shapes of the passes of a compiled run, at most
 
 logger = logging.get_logger(__name__)
 
@@ -73,6 +75,11 @@ class _Decoding:
     schedule: PaperSchedule | SpeculativeSchedule
     positions: dict[str, torch.Tensor]  # what the model needs to know of the positions
     seeds: torch.LongTensor | None  # (B,) of the noise; None takes the most likely token
+    forward: Callable  # the model, or its compiled forward pass
+
+    @property
+    def is_compiled(self) -> bool:
+        return self.plan.compile_config is not None
 
 
 class RandARGenerationMixin(GenerationPlanMixin):
@@ -100,6 +107,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         spatial_guidance_scale: float = 1.0,
         spatial_dropout: float | torch.BoolTensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
+        compile_config: CompileConfig | None = None,
         streamer: BaseStreamer | None = None,
         generation_config: RandARGenerationConfig | None = None,
     ) -> torch.LongTensor:
@@ -140,6 +148,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
             logits_processor (`LogitsProcessorList`, *optional*): called before temperature, top-k and top-p with the
                 partial images (B * G, N), -1 where unknown, and the logits (B * G, V). With a speculative window the
                 partial images hold guesses, too.
+            compile_config (`CompileConfig`, *optional*): compile the forward pass with these arguments of
+                `torch.compile`; passes are padded to at most three shapes and read the whole cache.
             streamer (`BaseStreamer`, *optional*): gets the partial images (B, N), -1 where unknown, before the first
                 and after each step.
             generation_config ([`RandARGenerationConfig`], *optional*): settings instead of the model's own.
@@ -172,6 +182,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
             spatial_guidance_scale=spatial_guidance_scale,
             spatial_dropout=spatial_dropout,
             logits_processor=logits_processor,
+            compile_config=compile_config,
             generation_config=generation_config,
         )
         for state in states:
@@ -241,15 +252,16 @@ class RandARGenerationMixin(GenerationPlanMixin):
         known = torch.zeros(plan.shape, dtype=torch.bool, device="cpu") if plan.known_mask is None else plan.known_mask
         if order is None:
             order = make_order(plan.settings.order, *plan.grid, batch_size, generator)
+        order = known_first(order.to(known.device), known)
         seeds = image_seeds(batch_size, generator).to(device) if plan.settings.do_sample else None
         dropped = plan.spatial_dropout
         if guidance.uses_spatial_guidance and not isinstance(dropped, torch.Tensor):
-            dropped = (uniform((num_tokens,), batch_size, generator) < dropped) & ~known
-        order, num_known = known_first(order, known)
-        num_known = num_known * plan.branches
+            dropped = (uniform((num_tokens,), batch_size, generator) < dropped).to(known.device) & ~known
+        num_known = plan.num_known * plan.branches
         sizes, window = [num_tokens, self.base_model.form, device], plan.settings.speculative_window
         if window is None:
-            schedule = PaperSchedule(num_known, plan.group_sizes * plan.branches, *sizes)
+            most_sizes = None if plan.compile_config is None else COMPILED_SIZES
+            schedule = PaperSchedule(num_known, plan.group_sizes * plan.branches, *sizes, most_sizes)
         else:
             schedule = SpeculativeSchedule(num_known, window, *sizes)
         return _Decoding(
@@ -263,6 +275,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
             schedule=schedule,
             positions=self.base_model.describe_positions(*plan.grid, device, plan.rotary),
             seeds=seeds,
+            forward=self if plan.compile_config is None else self.get_compiled_call(plan.compile_config),
         )
 
     @torch.no_grad()
@@ -270,7 +283,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         """The decode loop. After each pass the cache holds the sequence of final tokens as training lays it out."""
         plan, guidance, schedule = decoding.plan, decoding.plan.guidance, decoding.schedule
         batch_size, num_tokens = plan.shape
-        cache = IndexedCache(self.config.num_hidden_layers, sequence_length(num_tokens, self.base_model.form))
+        cache = self._make_cache(decoding)
         # Index N is padding: it stands for no token, at position N, a column that is cut off again.
         order = torch.nn.functional.pad(decoding.order, (0, 1), value=num_tokens)  # (B, N + 1)
         ranks = decoding.order.argsort(dim=1)  # (B, N), index of the token at each position
@@ -284,7 +297,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
             is_shown = ranks < num_shown  # (B, N)
             tokens = torch.where(is_shown, state.tokens, tokens)
             is_wrong = ((state.tokens >= 0) & ~is_shown).any()
-            cache.read_up_to(step.length)
+            if not decoding.is_compiled:
+                cache.read_up_to(step.length)
             logits = self._predict(tokens, step, cache, decoding, step_inputs)  # (R, Q, V)
             logits = guidance.combine(logits, state.guidance_scale, step.known_fraction[:batch_size])  # (B, Q, V)
             asked = step.asked[:batch_size]  # (B, Q)
@@ -306,6 +320,18 @@ class RandARGenerationMixin(GenerationPlanMixin):
                 break
         self._raise_if(late.read_last()[1:])
 
+    def _make_cache(self, decoding: _Decoding) -> IndexedCache:
+        """The cache of a run; for compiled passes its buffers are made ahead, since graphs keep their addresses."""
+        config = self.config
+        cache = IndexedCache(config.num_hidden_layers, sequence_length(decoding.plan.shape[1], self.base_model.form))
+        if decoding.is_compiled:
+            shape = len(decoding.class_labels), config.num_key_value_heads, config.head_dim
+            cache.early_initialization(*shape, self.dtype, decoding.class_labels.device)
+            for layer in cache.layers:
+                torch._dynamo.mark_static_address(layer.keys)
+                torch._dynamo.mark_static_address(layer.values)
+        return cache
+
     def _predict(
         self,
         tokens: torch.LongTensor,
@@ -317,8 +343,10 @@ class RandARGenerationMixin(GenerationPlanMixin):
         """Logits (R, Q, V) of a pass, float32, given the tokens (B, N)."""
         branches = decoding.plan.branches
         input_ids = tokens.repeat(branches, 1)  # (R, N)
+        if decoding.is_compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         with evaluation_mode(self):  # checkpointed layers would leave the cache empty
-            outputs = self(
+            outputs = decoding.forward(
                 input_ids=input_ids if decoding.dropped is None else input_ids.masked_fill(decoding.dropped, -1),
                 class_labels=decoding.class_labels,
                 order=decoding.order.repeat(branches, 1),
@@ -326,7 +354,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
                 past_key_values=cache,
                 **step_inputs,
             )
-        return outputs.logits.float()
+        return outputs.logits.to(torch.float32, copy=decoding.is_compiled)  # the next replay writes over its outputs
 
     def _raise_if(self, found: list[bool]):
         """Raise a `ValueError` for what the loop has noticed: logits that are not finite, tokens set where none is."""

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    CompileConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from .cache import cache_bytes
 from .checks import check_class_labels, check_mask, check_positions
@@ -32,9 +38,11 @@ class GenerationPlan:
         guidance ([`~randar_hf.guidance.Guidance`]): the sequences that are decoded side by side.
         processors (`LogitsProcessorList`): the caller's, then temperature, top-k and top-p.
         known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are context.
+        num_known (`list[int]` of B): how many of them each image has.
         order (`torch.LongTensor` of shape (B, N), *optional*): the caller's; otherwise `settings.order` names one.
         rotary (`torch.Tensor` of shape (N + 1, d / 2, 2), *optional*): positions of one's own.
         spatial_dropout (`float` or `torch.BoolTensor` of shape (B, N)): what the sequence of spatial guidance drops.
+        compile_config (`CompileConfig`, *optional*): how the passes are compiled.
     """
 
     class_labels: torch.LongTensor
@@ -42,10 +50,12 @@ class GenerationPlan:
     settings: RandARGenerationConfig
     guidance: Guidance
     processors: LogitsProcessorList
+    num_known: list[int]
     known_mask: torch.BoolTensor | None = None
     order: torch.LongTensor | None = None
     rotary: torch.Tensor | None = None
     spatial_dropout: float | torch.BoolTensor = 0.25
+    compile_config: CompileConfig | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,7 +70,7 @@ class GenerationPlan:
     @property
     def group_sizes(self) -> list[list[int]]:
         """For each image, how many tokens each step decodes; nothing where all are known."""
-        counts = [self.shape[1]] * self.shape[0] if self.known_mask is None else (~self.known_mask).sum(dim=1).tolist()
+        counts = [self.shape[1] - known for known in self.num_known]
         steps = self.settings.num_inference_steps
         return [group_sizes(count, min(steps, count)) if count else [] for count in counts]
 
@@ -69,7 +79,7 @@ class GenerationPlan:
         """Steps that decoding takes; with a speculative window, at most, one for each unknown token."""
         if self.settings.speculative_window is None:
             return max(map(len, self.group_sizes))
-        return self.shape[1] - (0 if self.known_mask is None else int(self.known_mask.sum(dim=1).min()))
+        return self.shape[1] - min(self.num_known)
 
 
 class GenerationPlanMixin:
@@ -86,6 +96,7 @@ class GenerationPlanMixin:
         spatial_guidance_scale: float = 1.0,
         spatial_dropout: float | torch.BoolTensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
+        compile_config: CompileConfig | None = None,
         generation_config: RandARGenerationConfig | None = None,
         **settings: Any,
     ) -> GenerationPlan:
@@ -95,7 +106,7 @@ class GenerationPlanMixin:
         Args:
             class_labels, known_mask, grid_size, order, rotary: as for [`~RandARGenerationMixin.generate`].
             spatial_guidance_scale, spatial_dropout: as for [`~RandARGenerationMixin.generate`].
-            logits_processor, generation_config: as for [`~RandARGenerationMixin.generate`].
+            logits_processor, compile_config, generation_config: as for [`~RandARGenerationMixin.generate`].
             **settings: fields of [`RandARGenerationConfig`]; `None` takes the value of `generation_config`.
 
         Returns:
@@ -114,10 +125,13 @@ class GenerationPlanMixin:
         guidance = Guidance(
             config.guidance_scale, config.guidance_schedule, spatial_guidance_scale, config.guidance_power
         )
+        if compile_config is not None and not isinstance(compile_config, CompileConfig):
+            raise TypeError(f"`compile_config` must be a CompileConfig of transformers, got {compile_config!r}.")
+        num_known = [0] * shape[0]
         if known_mask is not None:
             known_mask = check_mask("known_mask", known_mask, shape).cpu()
-        num_known = 0 if known_mask is None else int(known_mask.sum(dim=1).max())
-        self.check_memory(shape[0] * guidance.branches, shape[1], num_known)
+            num_known = known_mask.sum(dim=1).tolist()
+        self.check_memory(shape[0] * guidance.branches, shape[1], max(num_known))
         self._settle_steps(config, settings, shape[1])
         named = order is None or isinstance(order, str)
         if named and rotary is not None and config.order not in ("random", "raster"):
@@ -130,10 +144,12 @@ class GenerationPlanMixin:
             settings=config,
             guidance=guidance,
             processors=_logits_processors(config, logits_processor),
+            num_known=num_known,
             known_mask=known_mask,
             order=None if named else self.check_order(order, shape, grid),
             rotary=rotary,
             spatial_dropout=spatial_dropout,
+            compile_config=compile_config,
         )
         self._check_fixed_order(plan)
         return plan
@@ -170,7 +186,7 @@ class GenerationPlanMixin:
         if plan.known_mask is not None:
             order = make_order(name, *plan.grid, plan.shape[0])
             rule = f"`known_mask` must be true for the first tokens in the order {name!r} alone"
-            check_fixed_order(known_first(order, plan.known_mask)[0], name, *plan.grid, rule)
+            check_fixed_order(known_first(order, plan.known_mask), name, *plan.grid, rule)
 
     def _merge_settings(
         self, generation_config: RandARGenerationConfig | None, order: Any, settings: dict[str, Any]

@@ -67,7 +67,7 @@ class RandARLikelihoodMixin:
         first, orders = self._orders(order, num_orders, height, width, len(input_ids), generator)
         only = self.config.only_order
         rule = f"`known_mask` must be true for the first tokens in the order {only!r} alone"
-        check_fixed_order(known_first(first, known)[0], only, height, width, rule)
+        check_fixed_order(known_first(first, known), only, height, width, rule)
         total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
         mean = total / num_orders  # (B, N)
         return mean if per_token else mean.sum(dim=1)
@@ -120,7 +120,6 @@ class RandARLikelihoodMixin:
             total += torch.cat(sums)
         return (total / num_orders).view(len(input_ids), len(classes))
 
-    @inference
     def token_log_likelihoods(
         self,
         input_ids: torch.LongTensor,
@@ -153,20 +152,27 @@ class RandARLikelihoodMixin:
             ValueError: for any argument out of its range, before the model runs.
         """
         height, width = check_positions(grid_size, rotary, self.config)
-        num_tokens = height * width
+        input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, height * width)
+        return self._judge_tokens(input_ids, class_labels, num_parts, (height, width), rotary, generator)
+
+    @inference
+    def _judge_tokens(
+        self, input_ids, class_labels, num_parts: int, grid: tuple[int, int], rotary, generator
+    ) -> torch.Tensor:
+        """What `token_log_likelihoods` gives for tokens and classes that are checked, and on the model's device."""
+        (height, width), num_tokens = grid, input_ids.shape[1]
         num_parts = check_int("num_parts", num_parts, 2, num_tokens, note=" tokens")
         if self.config.fixed_order is not None:
             raise ValueError(
                 f"`token_log_likelihoods` and `refine` need a model of any order, such as RandARForCausalLM: this one "
                 f"goes in the order {self.config.fixed_order!r} alone and knows no token from those behind it."
             )
-        input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, num_tokens)
         order = next(self._orders("random", 1, height, width, len(input_ids), generator)[1])
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
         positions = self.base_model.describe_positions(height, width, input_ids.device, rotary)
         for part in order.tensor_split(num_parts, dim=1):  # (B, G)
             known = torch.ones_like(input_ids, dtype=torch.bool).scatter(1, part, False)
-            ranks, _ = known_first(order, known)
+            ranks = known_first(order, known)
             group = part.shape[1]
             layout = parallel_layout(num_tokens, group, self.base_model.form, input_ids.device)
             logits = self(input_ids, class_labels, ranks, layout=layout, **positions).logits.float()  # (B, G, V)
@@ -175,11 +181,11 @@ class RandARLikelihoodMixin:
             scores = scores.scatter(1, asked, found)
         return scores
 
-    def _check_images(self, input_ids, class_labels, mask, num_tokens: int, name: str = "known_mask") -> list:
+    def _check_images(self, input_ids, class_labels, mask, num_tokens: int) -> list:
         """Tokens (B, N), classes (B,) and a mask (B, N), checked and on the model's device."""
         input_ids = check_input_ids(input_ids, num_tokens, self.config.vocab_size)
         class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes)
-        mask = check_mask(name, mask, input_ids.shape)
+        mask = check_mask("known_mask", mask, input_ids.shape)
         return [tensor.to(execution_device(self)) for tensor in (input_ids, class_labels, mask)]
 
     def _orders(
@@ -202,7 +208,7 @@ class RandARLikelihoodMixin:
 
     def _order_likelihood(self, input_ids, class_labels, order, known, grid: tuple[int, int]) -> torch.Tensor:
         """Nats per token (B, N) in raster order, in one order (B, N); 0 where known."""
-        order, _ = known_first(order, known)
+        order = known_first(order, known)
         positions = self.base_model.describe_positions(*grid, input_ids.device)
         logits = self(input_ids, class_labels, order, **positions).logits.float()  # (B, N, V)
         found = -nn.functional.cross_entropy(logits.transpose(1, 2), input_ids.gather(1, order), reduction="none")

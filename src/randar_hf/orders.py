@@ -120,18 +120,18 @@ def check_fixed_order(
     )
 
 
-def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> tuple[torch.LongTensor, list[int]]:
-    """Move the known places to the front of an order; within each part it stays as it was.
+def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> torch.LongTensor:
+    """Move the known positions to the front of an order; within each part it stays as it was.
 
     Args:
         order: (B, N), raster positions in order.
         known: (B, N), true where a position is known, in raster order.
 
     Returns:
-        The order (B, N), and how many positions of each image are known.
+        The order (B, N).
     """
     unknown = ~known.gather(1, order)
-    return order.gather(1, unknown.long().argsort(dim=1, stable=True)), known.sum(dim=1).tolist()
+    return order.gather(1, unknown.long().argsort(dim=1, stable=True))
 
 
 def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:

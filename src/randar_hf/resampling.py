@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from .checks import check_int, check_mask, check_number, check_positions
+from .checks import check_input_ids, check_int, check_labels_of, check_mask, check_number, check_positions
+from .devices import execution_device
 from .likelihood import RandARLikelihoodMixin
 from .randomness import check_generators
 
@@ -54,23 +55,30 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         """
         share, num_rounds = check_number("share", share, "(0, 1]"), check_int("num_rounds", num_rounds, 0)
         height, width = check_positions(grid_size, rotary, self.config)
-        input_ids, class_labels, again = self._check_images(input_ids, class_labels, mask, height * width, "mask")
-        positions = {"grid_size": grid_size, "rotary": rotary}
-        known = check_mask("known_mask", known_mask, input_ids.shape).to(input_ids.device)
+        shape, num_tokens, codes = (len(input_ids), height * width), height * width, self.config.vocab_size
+        input_ids = check_input_ids(input_ids, num_tokens, codes, wait=False)
+        class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes)
+        again, known = check_mask("mask", mask, shape), check_mask("known_mask", known_mask, shape)
         check_generators(generator, len(input_ids))
-        plan = self.plan_generation(class_labels, known, **positions, **settings)
-        # Rounded first: 0.07 * 100 is a little more than 7, and no eighth token is meant.
-        counts = [math.ceil(round(unknown * share, 9)) for unknown in (~known).sum(dim=1).tolist()]
-        count = torch.tensor(counts, device=known.device)[:, None]  # (B, 1)
+        plan = self.plan_generation(class_labels, known, grid_size, rotary=rotary, **settings)
+        if mask is None:
+            # Rounded first: 0.07 * 100 is a little more than 7, and no eighth token is meant.
+            counts = [math.ceil(round((num_tokens - known) * share, 9)) for known in plan.num_known]
+        else:
+            counts = (again.cpu() & ~plan.known_mask).sum(dim=1).tolist()
+        # Which tokens they are is found out on the device; how many is all that the host has to know.
+        plan = replace(plan, num_known=[num_tokens - count for count in counts])
+        device = execution_device(self)
+        input_ids, class_labels, again, known, count = (
+            part.to(device) for part in (input_ids, class_labels, again, known, torch.tensor(counts)[:, None])
+        )
         for _ in range(num_rounds):
             if mask is None:
-                scores = self.token_log_likelihoods(
-                    input_ids, class_labels, num_parts, **positions, generator=generator
-                )  # (B, N)
+                ids, grid = input_ids.clamp(0, codes - 1), (height, width)
+                scores = self._judge_tokens(ids, class_labels, num_parts, grid, rotary, generator)  # (B, N)
                 ranks = scores.masked_fill(known, torch.inf).argsort(dim=1).argsort(dim=1)  # the worst has rank 0
                 again = ranks < count
-            kept = (~again | known).cpu()
-            *_, last = self.decode(replace(plan, known_mask=kept), input_ids, generator)
+            *_, last = self.decode(replace(plan, known_mask=~again | known), input_ids, generator)
             input_ids = last.tokens
         return input_ids
 

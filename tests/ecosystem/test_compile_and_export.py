@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+from transformers import CompileConfig
 
 from randar_hf.cache import IndexedCache
-from randar_hf.frontier import PaperSchedule
+from randar_hf.frontier import PaperSchedule, merge_sizes
 from randar_hf.layout import Layout, SequenceForm, sequence_length
 from randar_hf.orders import make_order
 
@@ -80,6 +81,47 @@ def test_two_graphs_without_a_break_decode_a_ragged_batch(make_model):
     model.compile(fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     assert torch.equal(model.generate([0, 1, 2], **settings), expected)
     assert 1 <= len(graphs) <= 2  # the first step's, and one more that leaves the lengths open
+
+
+@pytest.mark.parametrize(
+    ("build", "pace"),
+    [
+        ("make_model", {"num_inference_steps": 22}),  # of ten sizes
+        ("make_rar", {"speculative_window": 5}),
+        pytest.param("make_model", {"speculative_window": 5}, marks=pytest.mark.slow),
+        pytest.param("make_rar", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_run_takes_three_shapes_whatever_the_batch(build, pace, request, generators):
+    """Every graph is for one shape, as a captured one is; the second run of a batch size adds none."""
+    model = request.getfixturevalue(build)(num_hidden_layers=1, grid_size=8)
+    known = {"known_tokens": torch.zeros(3, 64, dtype=torch.long), "known_mask": torch.arange(64)[None] < 9}
+    known["known_mask"] = known["known_mask"] & torch.tensor([True, True, False])[:, None]
+    graphs = []
+    config = CompileConfig(
+        fullgraph=True, dynamic=False, backend=lambda graph, inputs: graphs.append(graph) or graph.forward, mode=None
+    )
+    for batch_size, settings in ((1, {}), (3, known)):
+        expected = model.generate([0] * batch_size, generator=generators(batch_size), **pace, **settings)
+        torch._dynamo.reset()
+        graphs.clear()
+        for _ in range(2):
+            found = model.generate(
+                [0] * batch_size, generator=generators(batch_size), compile_config=config, **pace, **settings
+            )
+            assert torch.equal(found, expected) and 1 <= len(graphs) <= 3
+
+
+def test_sizes_are_merged_with_the_fewest_slots_added():
+    sizes = [(2, 1), (3, 2), (9, 2), (10, 4), (10, 4), (30, 9)]
+    assert merge_sizes(sizes, 3) == [(3, 2)] * 2 + [(10, 4)] * 3 + [(30, 9)]
+    assert merge_sizes(sizes, 1) == [(30, 9)] * 6 and merge_sizes(sizes, 9) == [*sizes[:2], (9, 2), *sizes[3:]]
+    assert merge_sizes([(5, 5)] * 4, 3) == [(5, 5)] * 4
+
+
+def test_compile_config_is_transformers_own(model):
+    with pytest.raises(TypeError, match="`compile_config` must be a CompileConfig of transformers, got True"):
+        model.generate([0], compile_config=True)
 
 
 @torch.no_grad()

@@ -61,6 +61,16 @@ class RandAROptions(SamplingOptions):
     )
     refine: int | None = setting("rounds in which unlikely tokens are sampled again", SAMPLING, shown="0")
     refine_share: float | None = setting("fraction of the tokens that a round samples again", SAMPLING, shown="0.1")
+    compile: bool = setting("compile the passes of decoding: minutes at first, for many images", SAMPLING, False)
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, by the name of the pipelines' argument."""
+        given = super().given()
+        if not given.pop("compile"):
+            return given
+        from transformers import CompileConfig
+
+        return given | {"compile_config": CompileConfig(fullgraph=True)}
 
 
 @dataclass(kw_only=True)
