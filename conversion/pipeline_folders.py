@@ -14,12 +14,16 @@ from transformers import PreTrainedModel
 from randar_hf.cards import Origin
 from randar_hf.checks import check_path
 from randar_hf.modeling_rar import RARForCausalLM
+from randar_hf.outputs import check_output_folder, files_of_runs
 from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
 from randar_hf.pipelines.loading import load_pipeline
 
 from .class_names import check_class_names, imagenet_classes, read_class_names
 from .detection import convert_model, convert_tokenizer
 from .published_files import find_published
+
+
+FILES = ("README.md", "transformer", "vqvae", "*.py")  # of a pipeline's folder, beside what every run may write
 
 
 def convert_checkpoint(
@@ -50,7 +54,8 @@ def convert_checkpoint(
         class_names (`str`, *optional*): file of names by class id, a text file with one on each line or JSON; by
             default those of the folder, or those of ImageNet for a file with 1,000 classes.
         with_code (`bool`): add the code, for machines without `randar_hf`.
-        overwrite (`bool`): replace `output` as a whole, if it is a pipeline's folder.
+        overwrite (`bool`): replace `output` as a whole, if it is a pipeline's folder. Logs and the like in a folder
+            that is none stay there.
         merge_positions (`bool`): merge the two tables of positions of a RAR model, by
             [`~RARForCausalLM.merge_positions`].
 
@@ -65,8 +70,8 @@ def convert_checkpoint(
     """
     checkpoint, output = check_path("checkpoint", checkpoint), check_path("output", output)
     settings = {"num_attention_heads": num_attention_heads, "grid_size": grid_size}
-    _check_source(checkpoint, {"tokenizer": tokenizer, **settings})
     _check_output(output, overwrite, (checkpoint,) if tokenizer is None else (checkpoint, tokenizer))
+    _check_source(checkpoint, {"tokenizer": tokenizer, **settings})
     names = None if class_names is None else read_class_names(class_names)
     if checkpoint.is_dir():
         pipeline, origin = load_pipeline("checkpoint", checkpoint), None
@@ -141,12 +146,14 @@ def _merged(model: PreTrainedModel) -> RARForCausalLM:
 def _check_output(output: Path, overwrite: bool, sources: tuple[str | os.PathLike, ...]):
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`output` lies in the folder {str(output.parent)!r}, which does not exist.")
-    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+    check_output_folder("output", output)
+    found = files_of_runs(output, *FILES)
+    if not found:
         return
     if not overwrite:
         raise ValueError(f"`output` {str(output)!r} exists; it is replaced only if asked to be overwritten.")
     if not (output / "model_index.json").is_file():
-        raise ValueError(f"`output` {str(output)!r} is no folder of a pipeline, so it is not replaced.")
+        raise ValueError(f"`output` must be a pipeline's folder to be replaced, got {str(output)!r}.")
     for source in sources:
         if output.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
             raise ValueError(f"`output` {str(output)!r} holds {str(source)!r}, which would be lost.")
@@ -154,14 +161,20 @@ def _check_output(output: Path, overwrite: bool, sources: tuple[str | os.PathLik
 
 @contextmanager
 def _replacing(output: Path) -> Iterator[Path]:
-    """A folder to write that takes the place of `output` at the end; on an error it vanishes and `output` stays."""
+    """A folder to write that takes the place of `output` at the end; on an error it vanishes and `output` stays.
+
+    What lies in an `output` that is no pipeline's folder stays in it.
+    """
     unique = uuid4().hex[:8]
     folder, old = (output.with_name(f".{output.name}.{part}-{unique}") for part in ("partial", "old"))
     try:
         yield folder
+        others = [] if files_of_runs(output, *FILES) or not output.exists() else list(output.iterdir())
         if output.exists():
             output.rename(old)
         folder.rename(output)
+        for path in others:
+            (old / path.name).rename(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"`output` {str(output)!r} cannot be written, nothing is left behind: {error}") from error
     finally:

@@ -1,6 +1,7 @@
 """Output folders: held by one process, never overwritten unless asked, and marked with the settings of their run."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,27 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from randar_hf.outputs import check_output_folder, files_of_runs
+
 from .run_config import RunConfig
 from .run_settings import RECIPE_FILE, RUN_FILE, recipe_text
 
 
 LOCK_FILE = ".lock"
+# What runs write, beside what any run of ours may.
+FILES = (
+    RECIPE_FILE,
+    "metrics.json*",
+    "skipped.jsonl",
+    ".checkpoint-*",
+    "generation_config.json",
+    "previews",
+    "pipeline",
+    "adapter",
+    "randar",  # and what trackers write
+    "rar",
+    "randar-tokenizer",
+)
 LOCK_SECONDS = 10.0  # what loader processes of a killed run may take to notice, who share its lock
 
 
@@ -30,12 +47,13 @@ def hold_output_dir(accelerator: Accelerator, config: RunConfig) -> Iterator[Pat
         ValueError: as `check_output_dir`, or the folder is in use by another running process.
     """
     folder = Path(config.output_dir).expanduser()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     lock = FileLock(folder / LOCK_FILE)
     refused = [None]
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            check_output_folder("output_dir", folder)
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=LOCK_SECONDS)
             check_output_dir(folder, bool(config.resume), config.overwrite)
         except Timeout:
@@ -49,7 +67,7 @@ def hold_output_dir(accelerator: Accelerator, config: RunConfig) -> Iterator[Pat
         yield folder
     finally:
         if lock.is_locked:
-            if made and not _contents(folder):
+            if made and all(path.name == LOCK_FILE for path in folder.iterdir()):
                 (folder / LOCK_FILE).unlink()
                 for path in made:
                     path.rmdir()
@@ -59,23 +77,25 @@ def hold_output_dir(accelerator: Accelerator, config: RunConfig) -> Iterator[Pat
 def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise a `ValueError` if a run cannot have a folder.
 
-    It holds another run or foreign files and `overwrite` was not asked for, or `overwrite` would delete files that no
-    run of ours wrote, or there is no run to resume.
+    It holds another run and `overwrite` is off, or what another command wrote, or there is no run to resume.
     """
     holds_run = (folder / RUN_FILE).is_file()
     if resume and not holds_run:
-        raise ValueError(f"`output_dir`: {str(folder)!r} holds no run to resume")
-    if _contents(folder) and not resume:
-        if not holds_run:
-            raise ValueError(f"`output_dir`: {str(folder)!r} holds other files; choose an empty or new folder")
-        if not overwrite:
-            raise ValueError(
-                f"`output_dir`: {str(folder)!r} holds another run; resume it, overwrite it or choose another"
-            )
+        raise ValueError(f"`output_dir` must hold the run to resume, got {str(folder)!r}")
+    found = [] if resume else files_of_runs(folder, *FILES)
+    if found and not holds_run:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"`output_dir` must hold no other files of runs, got {str(folder)!r} with {names}")
+    if found and not overwrite:
+        raise ValueError(
+            f"`output_dir` must hold no other run, got {str(folder)!r}; resume it, overwrite it or choose another"
+        )
 
 
 def claim_output_dir(accelerator: Accelerator, config: RunConfig, command: str) -> None:
-    """Empty the folder that this process holds, and write the settings of the run into it; called on every process.
+    """Delete the run in the folder that this process holds, and write the settings of the new one into it.
+
+    Called on every process. Files that no run writes stay.
 
     Args:
         accelerator: of the run.
@@ -85,19 +105,13 @@ def claim_output_dir(accelerator: Accelerator, config: RunConfig, command: str) 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder = Path(config.output_dir).expanduser()
-        for path in _contents(folder):
+        for path in files_of_runs(folder, *FILES):
             if path.name != RUN_FILE:  # it goes last, so that half a deleted run is still known as one
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         settings = {"command": command, "num_processes": accelerator.num_processes, "config": asdict(config)}
         write_json(folder / RUN_FILE, settings)
         write_text(folder / RECIPE_FILE, recipe_text(config, command, accelerator.num_processes))
     accelerator.wait_for_everyone()
-
-
-def _contents(folder: Path) -> list[Path]:
-    """What lies in the folder, apart from the lock and from settings that were not written to the end."""
-    ours = {LOCK_FILE, RUN_FILE + ".partial"}
-    return [path for path in folder.iterdir() if path.name not in ours] if folder.is_dir() else []
 
 
 def write_json(path: Path, content: dict) -> None:

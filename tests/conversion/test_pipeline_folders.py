@@ -321,11 +321,16 @@ def test_an_existing_folder_is_replaced_only_if_asked(published_files, tmp_path,
 
 def test_folders_that_hold_something_else_are_never_replaced(published_files, tmp_path, capsys):
     checkpoint, tokenizer = published_files()
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("precious")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").write_text("precious")
+    (home / "latest").symlink_to("nowhere")
     options = ["--tokenizer", tokenizer, "--num-attention-heads", 4, "--overwrite"]
-    code, error = run(capsys, checkpoint, tmp_path / "home", *options)
-    assert code == 2 and "no folder of a pipeline" in error[0]
+    assert run(capsys, checkpoint, home, *options[:-1])[0] == 0  # beside what is no run's
+    assert (home / "thesis.tex").read_text() == "precious" and (home / "latest").is_symlink()
+    (home / "model_index.json").unlink()
+    code, error = run(capsys, checkpoint, home, *options)
+    assert code == 2 and "must be a pipeline's folder to be replaced" in error[0]
     assert run(capsys, checkpoint, tmp_path / "out", *options)[0] == 0
     checkpoint.rename(tmp_path / "out" / "model.pt")
     code, error = run(capsys, tmp_path / "out" / "model.pt", tmp_path / "out", *options)

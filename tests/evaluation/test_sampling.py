@@ -232,7 +232,7 @@ def test_the_hash_is_that_of_the_weights(folder, make_model, vqvae):
         (["--device", "nope"], "`device`"),
         (["--dtype", "float8"], "--dtype"),
         (["--refine", "1"], "--refine"),
-        (["--output-dir", "model"], "`output_dir` 'model' holds another run"),
+        (["--output-dir", "model"], "`output_dir` must hold no other run, got 'model'"),
         (["--output-dir", "model/model_index.json"], "`output_dir` must be a folder"),
         (["--output-dir", "model/model_index.json/deep"], "`output_dir`"),
         (["--output-dir", "broken"], "`output_dir` holds a settings.json that cannot be read"),

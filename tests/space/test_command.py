@@ -46,8 +46,8 @@ def test_wrong_input_is_one_line(folder, pipe, capsys):
         for words, message in (
             (["--push", "me/mine"], "`--push` must go with `--export`"),
             (["--export", str(folder / "new"), "--port", "1"], "`--port` must not go with `--export`"),
-            (["--export", str(folder / "full")], "must be new or empty"),
-            (["--export", "/proc/none/new"], "must be one that can be written"),
+            (["--export", str(folder / "full")], "`folder` must be a new one"),
+            (["--export", "/proc/none/new"], "`folder` must be where one may write"),
             (["--model", str(folder / "none")], "`--model`"),
             (["--model", str(folder / "mine"), "--port", str(port)], f"`port` {port} cannot be listened on"),
         ):

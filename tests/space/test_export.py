@@ -5,8 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,22 +87,13 @@ def test_a_rar_model_is_exported_with_its_pipeline(rar_pipe, tmp_path):
 
 def test_nothing_is_overwritten(pipe, tmp_path):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("keep")
+    (tmp_path / "full" / "app.py").write_text("keep")
     (tmp_path / "file").write_text("keep")
     for name in ("full", "file"):
-        with pytest.raises(ValueError, match="`folder` must be new or empty"):
+        with pytest.raises(ValueError, match="`folder` must be a"):
             export_space(pipe, tmp_path / name)
-    assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "keep"
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
-
-
-def test_a_folder_that_cannot_be_written_is_named(pipe, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ValueError, match="`folder` must be one that can be written, got '/somewhere/new'"):
-        export_space(pipe, "/somewhere/new")
+    assert (tmp_path / "full" / "app.py").read_text() == (tmp_path / "file").read_text() == "keep"
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["app.py"]
 
 
 def test_pushing_uploads_the_folder_as_a_space(exported, monkeypatch):
@@ -119,6 +110,10 @@ def test_pushing_uploads_the_folder_as_a_space(exported, monkeypatch):
     assert repo_id == "digits" and created == {"repo_type": "space", "space_sdk": "gradio", "exist_ok": True}
     assert uploaded["repo_id"] == "me/digits" and uploaded["repo_type"] == "space"
     assert uploaded["folder_path"] == exported
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    patterns = uploaded["allow_patterns"]
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
+    assert not any(fnmatch("notes.txt", pattern) for pattern in patterns)
 
 
 def test_the_pipeline_is_left_as_it_was(exported, pipe):

@@ -67,7 +67,7 @@ def test_parquet_input_with_other_columns(image_parquet, tokenize):
     settings = {"image_column": "image", "label_column": "kind"}
     output = tokenize(image_parquet, **settings)
     assert len(load_rows(str(output), "train")) == len(load_rows(str(output / "train.parquet"), "train")) == 16
-    with pytest.raises(ValueError, match="`output_dir`: .*exists"):
+    with pytest.raises(ValueError, match="`output_dir` must not hold the split 'train'"):
         tokenize(image_parquet, **settings)
     tokenize(image_parquet, **settings, rows_per_file=6, overwrite=True)
     assert len(load_rows(str(output), "train")) == 16
@@ -257,8 +257,8 @@ def test_bad_input_is_named(image_folder, tokenizer_folder, tokenize, tmp_path):
     assert not (tmp_path / "tokens").exists()
     (tmp_path / "tokens" / ".train").mkdir(parents=True)
     (tmp_path / "tokens" / ".train" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="`output_dir`: .* holds other files"):
-        tokenize(image_folder, overwrite=True)
+    (tmp_path / "tokens" / "old.parquet").symlink_to("nowhere")
+    tokenize(image_folder, overwrite=True)
     assert (tmp_path / "tokens" / ".train" / "mine.txt").read_text() == "mine"
 
 

@@ -105,7 +105,7 @@ def test_mixed_precision_and_tensorboard(training_settings):
 def test_another_run_is_not_overwritten_unless_asked(training_settings):
     folder = train(TrainingConfig(**training_settings))
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    with pytest.raises(ValueError, match="`output_dir`: .*holds another run"):
+    with pytest.raises(ValueError, match="`output_dir` must hold no other run"):
         train(TrainingConfig(**training_settings))
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     train(TrainingConfig(**training_settings, overwrite=True))
@@ -115,10 +115,20 @@ def test_another_run_is_not_overwritten_unless_asked(training_settings):
 def test_foreign_files_are_never_deleted(training_settings):
     folder = Path(training_settings["output_dir"])
     folder.mkdir()
-    (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="`output_dir`: .*holds other files"):
-        train(TrainingConfig(**training_settings, overwrite=True))
-    assert (folder / "thesis.txt").read_text() == "years of work"
+    for name in ("thesis.txt", ".DS_Store", "train.log"):
+        (folder / name).write_text("years of work")
+    (folder / "latest").symlink_to("nowhere")
+    for overwrite in (False, True):
+        train(TrainingConfig(**training_settings, overwrite=overwrite))
+        assert (folder / "latest").is_symlink()
+        for name in ("thesis.txt", ".DS_Store", "train.log"):
+            assert (folder / name).read_text() == "years of work"
+    other = folder.with_name("other")
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="`output_dir` must hold no other files of runs, got .* with config.json"):
+        train(TrainingConfig(**{**training_settings, "output_dir": str(other)}, overwrite=True))
+    assert [path.name for path in other.iterdir() if path.name != ".lock"] == ["config.json"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "trainer_state.json"])
@@ -215,7 +225,7 @@ def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_fo
 
 
 def test_resuming_nothing_is_an_error(training_settings):
-    with pytest.raises(ValueError, match="`output_dir`: .*run' holds no run to resume"):
+    with pytest.raises(ValueError, match="`output_dir` must hold the run to resume, got .*run'"):
         train(TrainingConfig(**training_settings, resume="latest"))
     assert not Path(training_settings["output_dir"]).exists()
     train(TrainingConfig(**training_settings))

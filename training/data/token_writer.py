@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +11,10 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import ClassLabel, Features, List, Value
 
+from randar_hf.outputs import check_output_folder
+
 from ..outputs import write_json
+from ..run_settings import RECIPE_FILE
 from .reading import work_folder
 from .token_files import SETTINGS_KEY, TokenSettings, check_same_classes
 
@@ -74,36 +76,37 @@ class TokenFolder:
         return self.work / "skipped.jsonl"
 
     def check_free(self, overwrite: bool) -> None:
-        """Raise a `ValueError` if the split is there and complete and `overwrite` is off."""
+        """Raise a `ValueError` if the folder is none, or the split is there and complete and `overwrite` is off."""
+        check_output_folder("output_dir", self.output_dir)
+        check_output_folder("output_dir", self.work)
         if self._finished_files() and not (overwrite or self._is_unfinished()):
             raise ValueError(
-                f"`output_dir`: {str(self.output_dir)!r} exists and holds the split {self.split!r}; ask to "
-                "overwrite it or choose another folder"
+                f"`output_dir` must not hold the split {self.split!r}, got {str(self.output_dir)!r}; ask to overwrite "
+                "it or choose another folder"
             )
 
     def claim(self, accelerator: Accelerator, settings: dict, overwrite: bool) -> None:
         """Start a run with these settings, or go on with the one that was stopped; called on every process.
 
         Raises:
-            ValueError: the run that was stopped had other settings, or its place is taken.
+            ValueError: the run that was stopped had other settings.
         """
-        if self.work.is_dir() and any(self.work.iterdir()) and not self.state_file.exists():
-            raise ValueError(f"`output_dir`: {str(self.work)!r} holds other files; choose another folder")
         if self._is_unfinished() and not overwrite:
             self._check_settings(settings)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and (overwrite or not self._is_unfinished()):
-            for file in self._finished_files():
+            for file in (*self._finished_files(), *self.work.glob("*.parquet*"), *self.work.glob("skipped*.jsonl")):
                 file.unlink()
-            shutil.rmtree(self.work, ignore_errors=True)
-            self.work.mkdir(parents=True)
+            (self.work / RECIPE_FILE).unlink(missing_ok=True)
+            self.work.mkdir(parents=True, exist_ok=True)
             write_json(self.state_file, {"settings": settings, "finished": False})
         accelerator.wait_for_everyone()
 
     def check_classes(self, label: ClassLabel | Value) -> None:
         """Raise a `ValueError` if another split that lies here numbers its classes in another way."""
-        for file in sorted(self.output_dir.glob("*.parquet")):
-            if file in self._finished_files() or SETTINGS_KEY not in (pq.read_schema(file).metadata or {}):
+        others = {file for file in self.output_dir.glob("*.parquet") if file.exists()} - {*self._finished_files()}
+        for file in sorted(others):
+            if SETTINGS_KEY not in (pq.read_schema(file).metadata or {}):
                 continue
             other = Features.from_arrow_schema(pq.read_schema(file)).get("label")
             if isinstance(label, ClassLabel) and isinstance(other, ClassLabel):

@@ -27,16 +27,15 @@ def classify(
 ):
     """Classify images by how likely a model finds them as each class; accuracy by the number of orders."""
     target = check_json(output, overwrite)
-    sheet = None if confusion is None else check_output(confusion, overwrite, (".png",))
+    work = work_folder(work_dir, target)
+    sheet = None if confusion is None else check_output(confusion, overwrite, (".png",), "--confusion")
     from randar_hf.evaluation.images import open_images
     from randar_hf.evaluation.model_features import image_size
     from randar_hf.evaluation.zero_shot import classify_images, draw_confusion
 
     pipe = load_model(options)
     opened = open_images("data", images, image_size(pipe), **data.given())
-    numbers = classify_images(
-        pipe, opened, work_folder(work_dir, target), num_orders, num_images, batch_size, options.seed
-    )
+    numbers = classify_images(pipe, opened, work, num_orders, num_images, batch_size, options.seed)
     for count, accuracy in numbers["accuracy_by_orders"].items():
         print(f"{count} orders: accuracy {accuracy:.4f}")
     if sheet is not None:

@@ -27,7 +27,7 @@ def correspondence(
 ):
     """Find key points of one image in another: PCK on SPair-71k, by layer and by how often the sequence is read."""
     target = check_json(output, overwrite)
-    sheet = None if matches is None else check_output(matches, overwrite)
+    sheet = None if matches is None else check_output(matches, overwrite, option="--matches")
     chosen = [
         (layer, count)
         for layer in read_numbers("--layers", layers, ("tokenizer",))

@@ -32,6 +32,7 @@ def evaluate_inpainting(
 ):
     """Paint parts of images anew: PSNR of what is known, distance of features of what is painted."""
     target = check_json(output, overwrite)
+    work = work_folder(work_dir, target)
     from randar_hf.evaluation.images import open_images
     from randar_hf.evaluation.inpainting import check_masks, measure_inpainting
     from randar_hf.evaluation.model_features import image_size
@@ -43,7 +44,7 @@ def evaluate_inpainting(
     labels = class_ids(opened, pipe.id2label, pipe.transformer.config.num_classes)
     network = features.load(options.device)
     settings = {"masks": names, "batch_size": batch_size, "seed": options.seed} | sampling.given()
-    results = measure_inpainting(pipe, opened, labels, network, work_folder(work_dir, target), **settings)
+    results = measure_inpainting(pipe, opened, labels, network, work, **settings)
     for name, numbers in results.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.5g}" for key, value in numbers.items()))
     about = {"network": network.name, "network_sha256": network.sha256, "is_published": network.is_published}

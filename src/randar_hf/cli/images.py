@@ -1,10 +1,11 @@
 """What the commands that make images share: reading, generating, writing."""
 
 import inspect
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from randar_hf.outputs import check_output_file
 
 from .options import FilmOptions, PipelineOptions, SamplingOptions, SheetOptions
 
@@ -21,22 +22,7 @@ FRAME_MILLISECONDS, LAST_MILLISECONDS = 80, 1500
 
 def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = SHEET_SUFFIXES, option="--output") -> Path:
     """The path of an image to write; raises before any work if it cannot be written, or exists."""
-    output = Path(path)
-    try:
-        exists, is_folder, has_folder = output.exists(), output.is_dir(), output.parent.is_dir()
-    except OSError as error:
-        raise ValueError(f"`{option}` must be a path that the system takes, got {path}: {error.strerror}.") from error
-    if is_folder:
-        raise ValueError(f"`{option}` must be a file, got the folder {path}.")
-    if exists and not overwrite:
-        raise ValueError(f"`{option}` {path} exists; --overwrite replaces it.")
-    if not has_folder:
-        raise FileNotFoundError(f"`{option}` lies in the folder {output.parent}, which does not exist.")
-    if output.suffix.lower() not in suffixes:
-        raise ValueError(f"`{option}` must end in {', '.join(suffixes)}, got {path}.")
-    if not os.access(output if exists else output.parent, os.W_OK):
-        raise ValueError(f"`{option}` must be a place where you may write, got {path}.")
-    return output
+    return check_output_file(option, path, suffixes, overwrite)
 
 
 def read_image(option: str, path: str) -> "Image":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from randar_hf.outputs import check_output_folder
+
 from .images import check_output
 from .options import PipelineOptions, setting
 
@@ -62,7 +64,9 @@ class DataOptions:
 
 def work_folder(work_dir: str | None, output: Path) -> Path:
     """The folder for intermediate results: the one that was given, or the output's name without its suffix."""
-    return output.with_suffix("") if work_dir is None else Path(work_dir)
+    folder = output.with_suffix("") if work_dir is None else Path(work_dir)
+    check_output_folder("--work-dir", folder)
+    return folder
 
 
 def check_json(output: str, overwrite: bool) -> Path:

@@ -42,6 +42,7 @@ def probe(
 ):
     """Train a linear head on features of a layer, the sequence read once and twice: top-1 and top-5 accuracy."""
     target = check_json(output, overwrite)
+    work = work_folder(work_dir, target)
     chosen = [
         (layer, count)
         for layer in read_numbers("--layers", layers, ("tokenizer",))
@@ -64,7 +65,7 @@ def probe(
     labels = [check_labels(part, num_classes) for part in sets]
     results = []
     for (layer, count), network in zip(chosen, networks, strict=True):
-        stores = [FeatureStore(work_folder(work_dir, target), part, network) for part in sets]
+        stores = [FeatureStore(work, part, network) for part in sets]
         for store in stores:
             store.fill(batch_size)
         arrays = [store.array("pool") for store in stores]

@@ -25,9 +25,12 @@ def space(
 
     try:
         from randar_hf.space import build_app, export_space, find_device, launch_app, push_space
+        from randar_hf.space.export import check_export
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is missing: pip install 'randar-hf[space]' brings it.") from error
 
+    if export:
+        check_export(export)
     pipe = load_pipeline("--model", model or demo_checkpoint(), "RandARPipeline")
     if export:
         print(f"wrote {export_space(pipe, export, model)}")

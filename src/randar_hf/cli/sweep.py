@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from randar_hf.outputs import check_output_folder
+
 from .evaluate import Crop, Device, Reference
 from .measuring import DataOptions, FeatureOptions
 from .options import Dtype
@@ -42,6 +44,7 @@ def sweep(
     device: Device = None,
 ):
     """Sample and evaluate a model at many settings, each once: a table, and a plot with the best marked."""
+    check_output_folder("--output-dir", Path(output_dir))
     from randar_hf.evaluation.references import open_reference
     from randar_hf.evaluation.sampling import start_processes
     from randar_hf.evaluation.sweep import TABLE_FILE, expand_range, list_settings

@@ -20,14 +20,13 @@ from PIL import Image
 from randar_hf import demo_checkpoint
 from randar_hf.checks import check_int, check_path
 from randar_hf.devices import check_device
+from randar_hf.outputs import check_output_folder, files_of_runs
 from randar_hf.pipelines.loading import load_pipeline
 
 
 CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
 SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
 PARTIAL = ".partial"
-# By which a folder that holds the images or the model of another run is known.
-FILES_OF_RUNS = {"images", LABELS_FILE, ARRAY_FILE, "run.json", "model_index.json", "config.json"}
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
 LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
 MAX_IMAGES = 10_000_000
@@ -175,14 +174,12 @@ def _check_arguments(num_images: int, classes: str, seed: int, dtype: str, batch
 
 def _check_folder(folder: Path):
     """Raise a `ValueError` for a folder that holds another run; a log, or what a system leaves there, does no harm."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output_dir` must be a folder, got the file {str(folder)!r}.")
-    if not folder.exists() or (folder / SETTINGS_FILE).is_file():
-        return
-    others = [path.name for path in folder.iterdir() if path.name in FILES_OF_RUNS or path.suffix == ".parquet"]
+    check_output_folder("output_dir", folder)
+    others = [] if (folder / SETTINGS_FILE).is_file() else files_of_runs(folder)
     if others:
+        names = ", ".join(path.name for path in others)
         raise ValueError(
-            f"`output_dir` {str(folder)!r} holds another run, with {', '.join(sorted(others))}; choose another folder."
+            f"`output_dir` must hold no other run, got {str(folder)!r} with {names}; choose another folder."
         )
 
 

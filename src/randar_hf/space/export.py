@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 
 import randar_hf
 from randar_hf import pipelines
+from randar_hf.outputs import check_output_folder, files_of_runs
 
 from .app import draw_examples
 from .studio import Studio
@@ -74,7 +75,17 @@ REQUIREMENTS = (
     "torch",
     "transformers",
 )
+FILES = ("app.py", "README.md", "requirements.txt", "LICENSE", "model", "examples", "randar_hf")
 COMMANDS = {"cli", "evaluation", "checkpoints", "__pycache__"}  # of the package, what the app does not need
+
+
+def check_export(folder: str | Path) -> Path:
+    """A folder to write a Space into; raises a `ValueError` for one that holds a run or a Space."""
+    folder = Path(folder)
+    check_output_folder("folder", folder)
+    if found := files_of_runs(folder, *FILES):
+        raise ValueError(f"`folder` must be a new one, got {str(folder)!r} with {', '.join(p.name for p in found)}.")
+    return folder
 
 
 def export_space(pipe: Any, folder: str | Path, source: str | None = None) -> Path:
@@ -83,7 +94,7 @@ def export_space(pipe: Any, folder: str | Path, source: str | None = None) -> Pa
 
     Args:
         pipe ([`~randar_hf.pipelines.RandARPipeline`] or [`~randar_hf.pipelines.RARPipeline`]): its model.
-        folder (`str`): a new or empty folder.
+        folder (`str`): a new folder, or one that holds no run and no Space.
         source (`str`, *optional*): name of the model on the Hub, from where the Space loads it; a folder or `None`
             (the shipped model) is copied along.
 
@@ -91,15 +102,10 @@ def export_space(pipe: Any, folder: str | Path, source: str | None = None) -> Pa
         `pathlib.Path`: the folder.
 
     Raises:
-        ValueError: for a folder that holds files or cannot be written.
+        ValueError: for a folder that holds one, or cannot be written.
     """
-    folder = Path(folder)
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"`folder` must be new or empty, got {str(folder)!r}, which exists.")
-        (folder / "examples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`folder` must be one that can be written, got {str(folder)!r}: {error}") from error
+    folder = check_export(folder)
+    (folder / "examples").mkdir(parents=True)
     on_hub = source is not None and not Path(source).exists()
     if not on_hub:
         pipe.save_pretrained(folder / "model")
@@ -143,7 +149,11 @@ def push_space(folder: str | Path, repo_id: str) -> str:
     api = HfApi()
     url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
     api.upload_folder(
-        folder_path=folder, repo_id=url.repo_id, repo_type="space", commit_message="Upload the app and its model"
+        folder_path=folder,
+        repo_id=url.repo_id,
+        repo_type="space",
+        commit_message="Upload the app and its model",
+        allow_patterns=[*FILES, *(f"{name}/*" for name in FILES)],
     )
     return str(url)
 
