@@ -204,12 +204,26 @@ def test_model_cut_in_half(folder, capsys):
     assert code == 2 and "--model" in error.splitlines()[-1] and not (folder / "out.png").exists()
 
 
-def test_training_without_its_libraries_says_how_to_get_them(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("randar_hf.training.")]:
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        ("train --dataset tokens --output-dir model", "datasets", "training"),
+        ("train-tokenizer --dataset images --output-dir tokenizer", "datasets", "training"),
+        ("tokenize --dataset images --tokenizer tokenizer --output-dir tokens", "datasets", "training"),
+        ("sweep --reference none.npz --order raster --output-dir sweep", "matplotlib", "evaluation"),
+        ("classify images/ --confusion a.png", "datasets", "evaluation"),
+        ("space", "gradio", "space"),
+    ],
+)
+def test_commands_without_their_extra_say_how_to_get_it(words, package, extra, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    rooms = ("randar_hf.training.", "randar_hf.evaluation.", "randar_hf.space", f"{package}.")
+    for name in [name for name in sys.modules if name.startswith(rooms)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
-    code, error = run(capsys, "train", "--dataset", "tokens", "--output-dir", "model")
-    assert code == 2 and "randar-hf[training]" in error and error.count("\n") == 1
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    code, error = run(capsys, *words.split())
+    assert code == 2 and error.count("error: ") == 1 and package in error
+    assert f"'randar-hf[{extra}]'" in error and f"'.[{extra}]'" in error
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
@@ -246,14 +260,19 @@ def test_the_program_alone_prints_its_help_and_its_version(capsys):
 
 HELP_WITHOUT_LIBRARIES = """
 import sys
+import time
 
 sys.orig_argv = ["python", "-m", "randar_hf"]
-for name in ("torch", "transformers", "diffusers", "numpy", "PIL", "accelerate", "datasets", "yaml"):
+libraries = "torch transformers diffusers numpy PIL accelerate datasets yaml peft sklearn filelock tensorboard"
+for name in (libraries + " evaluate matplotlib gradio mcp pyarrow").split():
     sys.modules[name] = None  # as if it were not installed
 from randar_hf.cli import app, main
 
+imported = time.process_time()  # of the whole process
 for command in app.registered_commands:
+    begun = time.process_time()
     assert main([command.name, "--help"]) == 0, command.name
+    assert imported + time.process_time() - begun < 2, command.name
 """
 
 

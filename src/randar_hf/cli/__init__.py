@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from randar_hf import __version__
+from randar_hf.extras import missing_package
 
 from . import (
     bench,
@@ -82,9 +83,8 @@ def _answering_errors(name: str, function: Callable) -> Callable:
         try:
             function(**values)
         except ModuleNotFoundError as error:
-            extra = "evaluation" if name in EVALUATION else "training"
-            hint = f"pip install 'randar-hf[{extra}]' brings it, in a checkout pip install '.[{extra}]'"
-            _fail(f"{name}: error: {error.name} is missing: {hint}.", 2)
+            extra = "space" if name == "space" else "evaluation" if name in EVALUATION else "training"
+            _fail(f"{name}: error: {missing_package(error, extra)}", 2)
         except (ValueError, TypeError, OSError) as error:
             _fail(f"{name}: error: {error}", 2)
         except KeyboardInterrupt:

@@ -22,12 +22,8 @@ def space(
         raise ValueError(f"`--port` must not go with `--export`, got {port}.")
     from randar_hf import demo_checkpoint
     from randar_hf.pipelines.loading import load_pipeline
-
-    try:
-        from randar_hf.space import build_app, export_space, find_device, launch_app, push_space
-        from randar_hf.space.export import check_export
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is missing: pip install 'randar-hf[space]' brings it.") from error
+    from randar_hf.space import build_app, export_space, find_device, launch_app, push_space
+    from randar_hf.space.export import check_export
 
     if export:
         check_export(export)

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from randar_hf.checks import is_int
 from randar_hf.crops import centre_square
+from randar_hf.extras import missing_package
 from randar_hf.images import open_image
 
 
@@ -297,7 +298,7 @@ def _open_dataset(
         from datasets import Image as ImageFeature
         from datasets.exceptions import DatasetNotFoundError
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is missing: pip install 'randar-hf[evaluation]' brings it.") from error
+        raise ValueError(missing_package(error, "evaluation")) from error
     path = Path(source).expanduser()
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     try:
