@@ -8,6 +8,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from transformers import CompileConfig
 
 from .base import RandARBasePipeline
+from .keywords import explain_keywords
 
 
 class RandARPipeline(RandARBasePipeline):
@@ -21,6 +22,7 @@ class RandARPipeline(RandARBasePipeline):
             commas are synonyms.
     """
 
+    @explain_keywords
     @torch.no_grad()
     def __call__(
         self,

@@ -12,6 +12,7 @@ from randar_hf.extrapolation import num_fitting_frequencies
 from randar_hf.orders import ORDER_NAMES
 
 from .base import RandARBasePipeline
+from .keywords import explain_keywords
 from .stages import plan_stages
 
 
@@ -29,6 +30,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             commas are synonyms.
     """
 
+    @explain_keywords
     @torch.no_grad()
     def __call__(
         self,

@@ -12,6 +12,7 @@ from randar_hf.checks import is_finite, is_int
 
 from .base import RandARBasePipeline
 from .image_tensors import ImageInput, read_images, read_stack, repeat_each
+from .keywords import explain_keywords
 from .masks import choose_fraction, resize, seam_weights, tokens_under
 
 
@@ -29,6 +30,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             commas are synonyms.
     """
 
+    @explain_keywords
     @torch.no_grad()
     def __call__(
         self,

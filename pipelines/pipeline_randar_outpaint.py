@@ -11,6 +11,7 @@ from transformers import CompileConfig
 from .base import RandARBasePipeline
 from .canvas import make_canvas, plan_windows, slide
 from .image_tensors import ImageInput, read_images, repeat_each
+from .keywords import explain_keywords
 
 
 ATTENTIONS = ("full", "sliding_window")
@@ -27,6 +28,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             commas are synonyms.
     """
 
+    @explain_keywords
     @torch.no_grad()
     def __call__(
         self,

@@ -8,6 +8,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from transformers import CompileConfig
 
 from .base import RandARBasePipeline
+from .keywords import explain_keywords
 
 
 class RARPipeline(RandARBasePipeline):
@@ -23,6 +24,7 @@ class RARPipeline(RandARBasePipeline):
 
     model_type = "rar"
 
+    @explain_keywords
     @torch.no_grad()
     def __call__(
         self,

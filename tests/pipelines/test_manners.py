@@ -55,6 +55,29 @@ def test_a_path_for_an_image(model, vqvae, kind):
         pipe(0, kind("file.png"), mask)
 
 
+@pytest.mark.parametrize(
+    ("keywords", "advice"),
+    [
+        ({"prompt": "a fish"}, "`prompt` is no argument of RandARPipeline: give `class_labels`, names or ids"),
+        ({"class_labels": 0, "negative_prompt": "blurry"}, "`negative_prompt` .* give `guidance_scale`"),
+        ({"class_labels": 0, "height": 64}, "`height` .* use RandARExtrapolationPipeline"),
+        ({"class_labels": 0, "seed": 3}, r"`seed` .* give `generator=torch.Generator\(\).manual_seed"),
+        ({"class_labels": 0, "guidance": 3}, r"did you mean `guidance_scale`\?"),
+        ({"class_labels": 0, "xyz": 3}, "it takes class_labels, num_images_per_prompt, "),
+    ],
+)
+def test_words_of_other_pipelines(model, vqvae, keywords, advice):
+    with pytest.raises(TypeError, match=advice):
+        RandARPipeline(model, vqvae)(**keywords)
+
+
+def test_every_pipeline_explains_its_keywords():
+    for name in randar_hf.PIPELINES:
+        kind = getattr(randar_hf.pipelines, name)
+        with pytest.raises(TypeError, match=f"`prompt` is no argument of {name}: "):
+            kind.__call__(kind.__new__(kind), prompt="a fish")
+
+
 def test_pipelines_by_the_name_of_the_package():
     for name in randar_hf.PIPELINES:
         assert getattr(randar_hf, name) is getattr(randar_hf.pipelines, name)
