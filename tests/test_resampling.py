@@ -183,7 +183,11 @@ def test_refining_raises_the_likelihood_of_a_damaged_digit():
 def test_any_grid(model, grid_size):
     height, width = grid_size if isinstance(grid_size, tuple) else (grid_size, grid_size)
     tokens, labels = draw_images(2, height * width)
-    found = model.refine(tokens, labels, share=0.2, grid_size=grid_size, generator=seeded(0))
+    table = model.model.rotary_table(height, width, "cpu")
+    settings = {"share": 0.2, "num_inference_steps": 2, "order": "raster"}
+    expected = model.refine(tokens, labels, **settings, rotary=table, generator=seeded(0))
+    found = model.refine(tokens, labels, **settings, grid_size=grid_size, generator=seeded(0))
+    assert torch.equal(found, expected)
     assert ((found != tokens).sum(dim=1) <= -(-height * width // 5)).all() and (found != tokens).any()
 
 
