@@ -224,7 +224,7 @@ def test_from_pipe_shares_components(pipe):
     assert torch.equal(tokens(other, 1), tokens(pipe, 1))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
 def test_half_precision(pipe, tmp_path, dtype, tolerance):
     pipe.save_pretrained(tmp_path)
     loaded = RandARPipeline.from_pretrained(tmp_path, dtype=dtype)

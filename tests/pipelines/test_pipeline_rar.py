@@ -174,7 +174,7 @@ def test_stored_components_pass_the_check_for_hub_repositories(rar_pipe, tmp_pat
     assert custom == {} and sorted(folders) == ["transformer", "vqvae"]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
 def test_half_precision(rar_pipe, tmp_path, dtype, tolerance):
     rar_pipe.save_pretrained(tmp_path)
     loaded = RARPipeline.from_pretrained(tmp_path, dtype=dtype)
