@@ -356,8 +356,9 @@ def test_bad_input_of_log_likelihood_is_named(model, monkeypatch, named, argumen
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        *BAD_IMAGES,
-        *BAD_LABELS,
+        BAD_IMAGES[0],
+        BAD_IMAGES[-1],
+        BAD_LABELS[0],
         ("num_orders", {"num_orders": 0}),
         ("batch_size", {"batch_size": 0}),
         ("batch_size", {"batch_size": 2.0}),
@@ -372,9 +373,10 @@ def test_bad_input_of_class_log_likelihoods_is_named(model, monkeypatch, named, 
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        *BAD_IMAGES,
-        *BAD_LABELS,
-        *BAD_GRIDS,
+        BAD_IMAGES[0],
+        BAD_IMAGES[-1],
+        BAD_LABELS[0],
+        BAD_GRIDS[0],
         ("class_labels", {"class_labels": [0, 1]}),
         ("num_parts", {"num_parts": 1}),
         ("num_parts", {"num_parts": 17}),
