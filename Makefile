@@ -22,6 +22,7 @@ test: $(STAMPS)/test
 
 gpu: $(STAMPS)/test
 	$(BIN)/pytest -m gpu
+	$(BIN)/randar-hf bench --table gpu-bench.json --device cuda --dtype bfloat16
 
 browser: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser

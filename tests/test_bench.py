@@ -1,9 +1,13 @@
 """The times and sizes that `randar-hf bench` gives."""
 
+import json
+
 import pytest
+from transformers import CompileConfig
 
 from randar_hf import RandARConfig, RARConfig
 from randar_hf.bench import measure
+from randar_hf.bench_table import measure_table
 
 
 def test_bench(monkeypatch, make_model):
@@ -23,6 +27,28 @@ def test_bench_of_rar_takes_a_step_for_each_token(monkeypatch, make_rar):
     assert (result["num_inference_steps"], result["guidance_scale"]) == (16, 4.0)
     assert result["tokens_per_second"] == pytest.approx(2 * 11 / result["seconds"])
     assert result["cache_mib"] == pytest.approx(2 * 2 * 2 * 17 * 32 * 2 * 4 / 2**20)
+
+
+def test_the_table_of_the_bench_in_small(monkeypatch, make_model):
+    config = make_model(num_hidden_layers=1).config
+    monkeypatch.setattr(RandARConfig, "from_size", classmethod(lambda cls, size: config))
+    ways = [{"num_inference_steps": 3}, {"speculative_window": 4}]
+    compiled = CompileConfig(backend="eager", mode=None, fullgraph=True)
+    table = measure_table("cpu", "bfloat16", ("L",), (1, 2), ways, compiled)
+    rows = table["rows"]
+    assert table["device"] == "cpu" and table["dtype"] == "bfloat16" and len(rows) == 2 * 2 * 2
+    assert len({json.dumps(row | {"seconds": 0}) for row in rows}) == len(rows)
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds"])
+        assert row["passes"] == row.get("num_inference_steps", row["passes"]) and 1 <= row["passes"] <= 16
+    assert sum(row["captured"] for row in rows) == 4 and sum(row["seconds"] for row in rows) < table["seconds"]
+
+
+def test_the_table_of_the_bench_begins_nothing_after_its_time(monkeypatch, make_model):
+    config = make_model(num_hidden_layers=1).config
+    monkeypatch.setattr(RandARConfig, "from_size", classmethod(lambda cls, size: config))
+    rows = measure_table("cpu", sizes=("L",), batch_sizes=(1, 2), limit=-1)["rows"]
+    assert [row["not_measured"] for row in rows] == ["-1 s were over"] * 12
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The weights lie on the meta device, which has no values: any read and any mixtur
 
 import pytest
 import torch
+from transformers import CompileConfig
 
 from randar_hf.late_flags import LateFlags
 from randar_hf.pipelines import (
@@ -83,6 +84,20 @@ def test_flags_of_a_gpu_are_those_of_the_step_before():
         seen.append(late.read(flags))
     torch.cuda.set_sync_debug_mode("default")
     assert seen == [[False, False], [False, False], [True, False], [True, True]] and late.read_last() == [True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pace", [{"num_inference_steps": 5}, {"speculative_window": 4}])
+@pytest.mark.parametrize("build", ["make_model", "make_rar"])
+def test_captured_passes_give_the_tokens_of_eager_ones(build, pace, request, generators):
+    model = request.getfixturevalue(build)().to("cuda")
+    pace = pace if build == "make_model" or "speculative_window" in pace else {}
+    config = CompileConfig(fullgraph=True, mode="reduce-overhead")
+    for batch_size in (1, 3):
+        labels, expected = [0] * batch_size, model.generate([0] * batch_size, generator=generators(batch_size), **pace)
+        for _ in range(2):
+            found = model.generate(labels, generator=generators(batch_size), compile_config=config, **pace)
+            assert torch.equal(found, expected)
 
 
 @pytest.mark.gpu

@@ -61,6 +61,13 @@ def test_with_settings_of_sampling(shipped, settings):
     check(shipped, [1, 7], windows=(6, 16), **settings)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_tokens_in_fewer_passes():
+    check(
+        RandARForCausalLM.from_pretrained(demo_checkpoint(), subfolder="transformer").to("cuda"), [0, 3, 5, 9], (4, 16)
+    )
+
+
 def test_without_sampling(shipped):
     check(shipped, [2, 4], windows=(8,), do_sample=False, order="hierarchical")
 

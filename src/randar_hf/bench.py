@@ -70,7 +70,7 @@ def measure(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
-    model = _random_model(model_type, size, getattr(torch, dtype), device)
+    model = random_model(model_type, size, getattr(torch, dtype), device)
     config = model.config
     height, width = config.grid if grid_size is None else check_grid_size(grid_size)
     num_tokens = height * width
@@ -213,7 +213,8 @@ def peak_memory(device: str) -> float:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A model of a published size, or of the shipped checkpoint's, with random weights."""
     config = model_config(model_type, size)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

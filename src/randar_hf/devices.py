@@ -4,11 +4,15 @@ import torch
 
 
 def execution_device(module: torch.nn.Module) -> torch.device:
-    """The device a module runs on, which differs from that of its weights while they are offloaded by `accelerate`."""
+    """The device a module runs on; that of its weights is another while `accelerate` or diffusers offloads them."""
     for part in module.modules():
         device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
         if device is not None:
             return torch.device(device)
+        if hasattr(part, "_diffusers_hook"):
+            group = part._diffusers_hook.get_hook("group_offloading")
+            if group is not None:
+                return group.config.onload_device
     return module.device
 
 

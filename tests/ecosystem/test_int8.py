@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from diffusers import PipelineQuantizationConfig
 from peft import LoraConfig, get_peft_model
 from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig, quantize_
 from transformers import TorchAoConfig
@@ -85,3 +86,15 @@ def test_lora_learns_on_an_int8_model(dtype):
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert model.eval().generate([0], num_inference_steps=6).shape == (1, 64)
+
+
+def test_a_pipeline_takes_a_configuration_for_its_transformer():
+    mapping = {"transformer": TorchAoConfig(Int8WeightOnlyConfig())}
+    pipe = RandARPipeline.from_pretrained(
+        demo_checkpoint(), quantization_config=PipelineQuantizationConfig(quant_mapping=mapping)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    assert names_of_int8_weights(pipe.transformer) == names_of_int8_weights(load_quantized()) != set()
+    settings = {"num_inference_steps": 8, "order": "raster", "output_type": "latent"}
+    images = [each([3], generator=torch.Generator().manual_seed(0), **settings).images for each in (pipe, pipe)]
+    assert torch.equal(*images)

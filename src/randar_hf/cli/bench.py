@@ -28,6 +28,9 @@ def bench(
     passes: Annotated[
         bool, typer.Option("--passes", help="count the passes of lossless decoding with the shipped model")
     ] = False,
+    table: Annotated[
+        str | None, typer.Option(help="JSON file for L, XL and XXL, batches of 1, 16 and 64, eager and captured")
+    ] = None,
     runs: Annotated[int, typer.Option(help="timed runs, or training steps, after the warm-up")] = 3,
     train: Annotated[
         bool, typer.Option("--train", help="measure training instead of generation", rich_help_panel=TRAINING)
@@ -49,6 +52,7 @@ def bench(
     shared = {"model_type": model_type, "size": size, "batch_size": batch_size, "dtype": dtype, "device": device}
     generation = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
     generation |= {"known_tokens": known_tokens, "speculative_window": speculative_window, "passes": passes}
+    generation |= {"table": table}
     training = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
     training |= {"gradient_accumulation_steps": gradient_accumulation_steps, "published": published}
     _check_kind(train, generation, training)
@@ -61,6 +65,9 @@ def bench(
         return
     from randar_hf.bench import count_passes, measure
 
+    if generation.pop("table"):
+        _write_table(table, dtype, device)
+        return
     if generation.pop("passes"):
         given = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
         print(_format_table(count_passes(model_type, dtype=dtype, device=device, **given)))
@@ -68,6 +75,18 @@ def bench(
     generation["num_inference_steps"] = generation.pop("steps")
     for name, value in measure(**shared, runs=runs, **generation).items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _write_table(file: str, dtype: str, device: str):
+    """Measure what `make gpu` asks for, in about six minutes."""
+    from randar_hf.bench_table import measure_table
+    from randar_hf.devices import check_device
+
+    from .measuring import check_json, write_numbers
+
+    output = check_json(file, overwrite=True)
+    check_device(device)
+    write_numbers(output, measure_table(device, dtype))
 
 
 def _check_kind(train: bool, generation: dict[str, Any], training: dict[str, Any]):
