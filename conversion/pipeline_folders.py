@@ -1,14 +1,9 @@
 """Published checkpoints, and pipelines of this package, turned into the folder of a pipeline."""
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from randar_hf.cards import Origin
@@ -21,6 +16,7 @@ from randar_hf.pipelines.loading import load_pipeline
 from .class_names import check_class_names, imagenet_classes, read_class_names
 from .detection import convert_model, convert_tokenizer
 from .published_files import find_published
+from .replacement import replacing
 
 
 FILES = ("README.md", "transformer", "vqvae", "*.py")  # of a pipeline's folder, beside what every run may write
@@ -40,8 +36,8 @@ def convert_checkpoint(
     """
     Turn the published files of a model and of its tokenizer, or a pipeline of this package, into a pipeline's folder.
 
-    The folder is written beside its place and renamed when it is complete. `RARPipeline.from_pretrained` loads that
-    of a RAR model, `RandARPipeline.from_pretrained` any other.
+    The folder is written beside its place and takes it when it is complete, also where the process is killed.
+    `RARPipeline.from_pretrained` loads that of a RAR model, `RandARPipeline.from_pretrained` any other.
 
     Args:
         checkpoint (`str`): file of a RandAR, LlamaGen or RAR model, or the folder of a pipeline of this package.
@@ -85,7 +81,7 @@ def convert_checkpoint(
     model = _merged(pipeline.transformer) if merge_positions else pipeline.transformer
     # A new one, which does not take along the card of the folder it was loaded from.
     pipeline = type(pipeline)(model, pipeline.vqvae, id2label=id2label or None)
-    with _replacing(output) as folder:
+    with replacing(output, keep=not files_of_runs(output, *FILES)) as folder:
         if with_code:
             save_with_code(pipeline, folder)
         else:
@@ -157,28 +153,3 @@ def _check_output(output: Path, overwrite: bool, sources: tuple[str | os.PathLik
     for source in sources:
         if output.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
             raise ValueError(f"`output` {str(output)!r} holds {str(source)!r}, which would be lost.")
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A folder to write that takes the place of `output` at the end; on an error it vanishes and `output` stays.
-
-    What lies in an `output` that is no pipeline's folder stays in it.
-    """
-    unique = uuid4().hex[:8]
-    folder, old = (output.with_name(f".{output.name}.{part}-{unique}") for part in ("partial", "old"))
-    try:
-        yield folder
-        others = [] if files_of_runs(output, *FILES) or not output.exists() else list(output.iterdir())
-        if output.exists():
-            output.rename(old)
-        folder.rename(output)
-        for path in others:
-            (old / path.name).rename(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"`output` {str(output)!r} cannot be written, nothing is left behind: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if old.exists() and not output.exists():
-            old.rename(output)
-        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""A folder is replaced as a whole or not at all, wherever the process is killed."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from randar_hf.conversion import replacement
+from randar_hf.conversion.replacement import replacing
+
+
+def write(output, content):
+    with replacing(output) as folder:
+        (folder / "file").write_text(content)
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_and_die(output):
+    """Write the folder in a process that kills itself on the way."""
+    process = multiprocessing.get_context("fork").Process(target=write, args=(output, "new"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("name", "left"), [("_put", "old"), ("_exchange", "old"), ("_remove", "new")])
+def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, name, left):
+    output = tmp_path / "out"
+    write(output, "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(replacement, name, kill)
+        write_and_die(output)
+    assert (output / "file").read_text() == left and len(list(tmp_path.iterdir())) == 3  # a folder and the lock beside
+    write(output, "newer")
+    assert (output / "file").read_text() == "newer" and list(tmp_path.iterdir()) == [output]
+
+
+def test_where_folders_cannot_be_exchanged_the_next_call_brings_the_old_one_back(tmp_path, monkeypatch):
+    output, rename = tmp_path / "out", replacement.Path.rename
+    monkeypatch.setattr(replacement, "_exchange", lambda first, second: False)
+    write(output, "old")
+    write(output, "older")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            replacement.Path, "rename", lambda path, to: kill() if "partial" in path.name else rename(path, to)
+        )
+        write_and_die(output)
+    assert not output.exists()
+    with pytest.raises(RuntimeError), replacing(output):
+        raise RuntimeError
+    assert (output / "file").read_text() == "older" and list(tmp_path.iterdir()) == [output]
+
+
+def test_a_log_that_is_being_written_stays(tmp_path):
+    output = tmp_path / "out"
+    (output / "logs").mkdir(parents=True)
+    with open(output / "logs" / "nohup.out", "w") as log, replacing(output, keep=True) as folder:
+        (folder / "file").write_text("new")
+        log.write("first")
+        log.flush()
+        log.write("second")
+    assert (output / "logs" / "nohup.out").read_text() == "firstsecond" and (output / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_two_writers_and_links(tmp_path):
+    output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    with replacing(output) as folder:
+        (folder / "file").write_text("first")
+        with pytest.raises(ValueError, match="`output` .*out' is being written by another process"), replacing(output):
+            pass
+    elsewhere.mkdir()
+    (tmp_path / ".out.partial-1").symlink_to(elsewhere)
+    (elsewhere / "file").write_text("kept")
+    output.rename(tmp_path / "moved")
+    output.symlink_to(elsewhere)
+    write(output, "second")
+    assert (elsewhere / "file").read_text() == "kept" and not output.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "moved", "out"]
