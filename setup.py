@@ -8,7 +8,6 @@ from setuptools import setup
 TRAINING = [
     "accelerate>=1.15",
     "datasets>=5.2",
-    "filelock>=3.20",
     "peft>=0.21",
     "pyyaml>=6.0",
     "scikit-learn>=1.9",
@@ -78,6 +77,7 @@ setup(
     install_requires=[
         "accelerate>=1.15",
         "diffusers>=0.42,<0.43",
+        "filelock>=3.20",
         "huggingface_hub>=2.4",
         "numpy>=2.0",
         "pillow>=11.0",

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import secrets
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from .failures import TrainingError, first_line
@@ -65,12 +67,13 @@ def save_checkpoint(
         TrainingError: it could not be written, for example to a full disk; nothing else was deleted.
     """
     final = folder / f"checkpoint-{progress.step}"
-    partial = folder / f".{final.name}.partial"
-    if accelerator.is_main_process:
-        for left in folder.glob(".checkpoint-*.partial"):  # of runs that were killed
-            shutil.rmtree(left)
-    accelerator.wait_for_everyone()
+    (partial,) = broadcast_object_list([folder / f".{final.name}.{secrets.token_hex(8)}.partial"])
     try:
+        if accelerator.is_main_process:
+            for left in folder.glob(".checkpoint-*.partial"):  # of runs that were killed
+                shutil.rmtree(left)
+            partial.mkdir()  # a new one: what has that name, be it a link, is an error
+        accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         states = {name: part.state_dict() for name, part in parts.items()}
         accelerator.wait_for_everyone()

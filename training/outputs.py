@@ -1,24 +1,21 @@
 """Output folders: held by one process, never overwritten unless asked, and marked with the settings of their run."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 
-from randar_hf.outputs import check_output_folder, files_of_runs
+from randar_hf.files import check_no_links, hold_folder, write_text
+from randar_hf.outputs import files_of_runs
 
 from .run_config import RunConfig
 from .run_settings import RECIPE_FILE, RUN_FILE, recipe_text
 
 
-LOCK_FILE = ".lock"
 # What runs write, beside what any run of ours may.
 FILES = (
     RECIPE_FILE,
@@ -33,55 +30,25 @@ FILES = (
     "rar",
     "randar-tokenizer",
 )
-LOCK_SECONDS = 10.0  # what loader processes of a killed run may take to notice, who share its lock
 
 
-@contextmanager
-def hold_output_dir(accelerator: Accelerator, config: RunConfig) -> Iterator[Path]:
-    """Check the output folder and keep other processes out of it for the block; called on every process.
-
-    The system frees the lock when a process dies. A folder that did not exist, and to which the block wrote nothing,
-    is taken away again.
-
-    Raises:
-        ValueError: as `check_output_dir`, or the folder is in use by another running process.
-    """
+def hold_run_dir(accelerator: Accelerator, config: RunConfig) -> AbstractContextManager[Path]:
+    """Keep other processes out of the output folder of a run, if it can have it; see `hold_folder`."""
     folder = Path(config.output_dir).expanduser()
-    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    lock = FileLock(folder / LOCK_FILE)
-    refused = [None]
-    if accelerator.is_main_process:
-        try:
-            check_output_folder("output_dir", folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=LOCK_SECONDS)
-            check_output_dir(folder, bool(config.resume), config.overwrite)
-        except Timeout:
-            refused = [f"`output_dir` must not be in use by another running process, got {str(folder)!r}"]
-        except ValueError as error:
-            refused = [str(error)]
-    broadcast_object_list(refused)
-    try:
-        if refused[0] is not None:
-            raise ValueError(refused[0])
-        yield folder
-    finally:
-        if lock.is_locked:
-            if made and all(path.name == LOCK_FILE for path in folder.iterdir()):
-                (folder / LOCK_FILE).unlink()
-                for path in made:
-                    path.rmdir()
-            lock.release()
+    check = partial(check_output_dir, folder, bool(config.resume), config.overwrite)
+    return hold_folder(accelerator, "output_dir", folder, check)
 
 
 def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise a `ValueError` if a run cannot have a folder.
 
-    It holds another run and `overwrite` is off, or what another command wrote, or there is no run to resume.
+    It holds another run and `overwrite` is off, or what another command wrote, or links in the place of what a run
+    writes, or there is no run to resume.
     """
     holds_run = (folder / RUN_FILE).is_file()
     if resume and not holds_run:
         raise ValueError(f"`output_dir` must hold the run to resume, got {str(folder)!r}")
+    check_no_links("output_dir", *files_of_runs(folder, *FILES, broken=True))
     found = [] if resume else files_of_runs(folder, *FILES)
     if found and not holds_run:
         names = ", ".join(path.name for path in found)
@@ -119,14 +86,9 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write `content` beside `path` and rename, so that no reader ever sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut what follows the last end of a line, which a killed process may have left in a file of lines."""
-    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+def drop_later_lines(path: Path, step: int) -> None:
+    """Keep the lines of `metrics.jsonl` up to a step: those of later steps, and half a line that a killed process may
+    have left, are written again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))

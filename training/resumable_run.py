@@ -16,7 +16,7 @@ from .accelerator import endless_batches, start_trackers
 from .checkpoints import Checkpoint, Part, Progress, find_checkpoint, load_checkpoint, save_checkpoint
 from .failures import TrainingError
 from .optimization import NonFiniteGuard
-from .outputs import claim_output_dir, drop_torn_line
+from .outputs import claim_output_dir, drop_later_lines
 from .run_config import RunConfig
 from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
@@ -95,7 +95,7 @@ class ResumableRun(ABC):
         for group in self.optimizer.param_groups:
             group["fused"] = True  # older checkpoints say otherwise
         if self.accelerator.is_main_process:
-            drop_torn_line(self.folder / "metrics.jsonl")
+            drop_later_lines(self.folder / "metrics.jsonl", progress.step)
 
     def fit(self) -> None:
         """Take steps until `max_steps`, or until a signal asks to stop."""

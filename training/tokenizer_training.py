@@ -19,7 +19,7 @@ from .data.pixels import BadImages, PixelRows
 from .data.reading import load_rows
 from .failures import explain_failures
 from .optimization import make_optimizer, make_schedule
-from .outputs import hold_output_dir, write_json
+from .outputs import hold_run_dir, write_json
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
 from .tokenizer_training_config import TokenizerTrainingConfig
@@ -63,7 +63,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
         Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
     accelerator = make_accelerator(config)
-    with hold_output_dir(accelerator, config) as folder:
+    with hold_run_dir(accelerator, config) as folder:
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
         bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)

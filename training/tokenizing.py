@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, tqdm
 from datasets import ClassLabel
 
+from randar_hf.files import hold_folder, write_text
+
 from .data.image_rows import ImageRows, SourceRow
 from .data.published_codes import CodeRows
 from .data.reading import split_name
 from .data.token_checks import MAX_CLASSES
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
-from .outputs import write_text
 from .run_settings import RECIPE_FILE, recipe_text
 from .tokenizing_config import TokenizingConfig
 
@@ -40,12 +42,19 @@ def tokenize_images(config: TokenizingConfig) -> Path:
 
     Raises:
         ValueError: the data, a column or the tokenizer is not usable, the split exists and `overwrite` is off, an
-            unfinished run had other settings, or more images are unreadable than allowed.
+            unfinished run had other settings, more images are unreadable than allowed, or the folder is in use by
+            another running process or cannot be written.
     """
     folder = TokenFolder(Path(config.output_dir).expanduser(), split_name(config.split), config.rows_per_file)
-    folder.check_free(config.overwrite)
     # Processes that are done wait for the last one, for as long as it takes.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+    with hold_folder(accelerator, "output_dir", folder.output_dir, partial(folder.check_free, config.overwrite)):
+        _tokenize(config, accelerator, folder)
+    return folder.output_dir
+
+
+def _tokenize(config: TokenizingConfig, accelerator: Accelerator, folder: TokenFolder) -> None:
+    """Fill a folder that this run holds; called on every process."""
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
     source = (CodeRows if config.published_codes else ImageRows)(config, vqvae)
     folder.check_classes(source.schema.label)
@@ -60,7 +69,6 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     if accelerator.is_main_process:
         folder.finish()
     accelerator.wait_for_everyone()
-    return folder.output_dir
 
 
 def _settings(config: TokenizingConfig, source) -> dict:

@@ -30,7 +30,7 @@ from .hub import prepare_repository, push
 from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
 from .model_building import build_model, build_model_config
 from .optimization import make_optimizer, make_schedule
-from .outputs import hold_output_dir
+from .outputs import hold_run_dir
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
 from .resumable_run import ResumableRun, find_resumed
@@ -63,7 +63,7 @@ def train(config: TrainingConfig) -> Path:
     check_sharding(accelerator, config)
     pretrained = read_pretrained(config.pretrained_model) if config.pretrained_model is not None else None
     config = follow_pretrained(config, pretrained) if pretrained is not None else config
-    with hold_output_dir(accelerator, config) as folder:
+    with hold_run_dir(accelerator, config) as folder:
         checkpoint = find_resumed(config, accelerator, Trainer.command)
         train_rows, validation_rows = _load_rows(config)
         vqvae = config.tokenizer and load_tokenizer(config.tokenizer)

@@ -188,7 +188,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         for state in states:
             tokens = state.tokens
             if streamer is not None:
-                streamer.put(tokens)
+                streamer.put(tokens.clone())  # its own, which it may change
         if streamer is not None:
             streamer.end()
         return tokens

@@ -21,18 +21,20 @@ FILES_OF_RUNS = (
 )
 
 
-def files_of_runs(folder: Path, *names: str) -> list[Path]:
+def files_of_runs(folder: Path, *names: str, broken: bool = False) -> list[Path]:
     """
     What lies in a folder that a run would write or overwrite.
 
     Args:
         folder (`pathlib.Path`): which need not exist.
         *names (`str`): patterns of what is asked for beside `FILES_OF_RUNS`.
+        broken (`bool`): whether broken links count.
     """
     if not folder.is_dir():
         return []
     patterns = (*FILES_OF_RUNS, *names)
-    return sorted(path for path in folder.iterdir() if path.exists() and any(fnmatch(path.name, p) for p in patterns))
+    found = (path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in patterns))
+    return sorted(path for path in found if broken or path.exists())
 
 
 def check_output_folder(name: str, folder: Path):

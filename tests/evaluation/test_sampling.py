@@ -146,16 +146,16 @@ def test_no_seed_of_a_run_comes_twice():
 @pytest.mark.parametrize("kept", [0, 1, 6, 9])
 def test_an_interrupted_run_goes_on(folder, monkeypatch, kept):
     whole = files(sample_images("model", "whole", 10, batch_size=4, device="cpu"))
-    save, left = Image.Image.save, iter(range(kept))
+    write, left = sampling.write_png, iter(range(kept))
 
-    def stop(image, path, **options):
+    def stop(path, image):
         if next(left, None) is None:
-            path.write_bytes(b"half an image")
+            path.with_name(f".{path.name}.0123.partial").write_bytes(b"half an image")
             raise KeyboardInterrupt
-        save(image, path, **options)
+        write(path, image)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Image.Image, "save", stop)
+        patch.setattr(sampling, "write_png", stop)
         sample_images("model", "cut", 10, batch_size=4, device="cpu")
     assert len(list(Path("cut", "images").glob("*.png"))) == kept and not Path("cut", "samples.npz").exists()
     sample_images("model", "cut", 10, batch_size=4, device="cpu")
@@ -167,11 +167,11 @@ def test_a_run_stopped_while_it_writes_other_files_goes_on(folder):
     shutil.copytree("whole", "cut")
     for name in ("samples.npz", "labels.txt"):
         Path("cut", name).unlink()
-        Path("cut", f"{name}.partial").write_bytes(b"half")
+        Path("cut", f".{name}.0123.partial").write_bytes(b"half")
     sample_images("model", "cut", 4, device="cpu")
     assert files(folder / "cut") == whole
     Path("first").mkdir()
-    Path("first", "settings.json.partial").write_bytes(b"half")
+    Path("first", ".settings.json.0123.partial").write_bytes(b"half")
     sample_images("model", "first", 4, device="cpu")
     assert files(folder / "first") == whole
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from diffusers import VQModel
+from filelock import FileLock
 from PIL import Image as PILImage
 
 from randar_hf import vq
@@ -268,3 +269,18 @@ def test_damaged_tokenizer_is_named(image_folder, tokenizer_folder, tokenize, tm
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(ValueError, match="`tokenizer`: .*broken"):
         tokenize(image_folder, tokenizer=str(broken))
+
+
+def test_the_folder_is_held_and_its_links_are_not_followed(image_folder, tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("randar_hf.files.LOCK_SECONDS", 0.05)
+    folder, elsewhere = tmp_path / "tokens", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    config = TokenizingConfig(dataset=str(image_folder), tokenizer=str(tokenizer_folder), output_dir=str(folder))
+    with FileLock(folder / ".lock"):
+        with pytest.raises(ValueError, match="`output_dir` must not be in use by another running process"):
+            tokenize_images(config)
+    (folder / ".train").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="`output_dir` must hold no links, which would be written through"):
+        tokenize_images(config)
+    assert not list(elsewhere.iterdir())

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import ClassLabel, Features, List, Value
 
+from randar_hf.files import check_no_links, clear_partial, whole_file, write_text
 from randar_hf.outputs import check_output_folder
 
 from ..outputs import write_json
@@ -76,9 +77,10 @@ class TokenFolder:
         return self.work / "skipped.jsonl"
 
     def check_free(self, overwrite: bool) -> None:
-        """Raise a `ValueError` if the folder is none, or the split is there and complete and `overwrite` is off."""
+        """Raise a `ValueError` for no folder, links in the way, or a split that is complete if `overwrite` is off."""
         check_output_folder("output_dir", self.output_dir)
         check_output_folder("output_dir", self.work)
+        check_no_links("output_dir", self.work)
         if self._finished_files() and not (overwrite or self._is_unfinished()):
             raise ValueError(
                 f"`output_dir` must not hold the split {self.split!r}, got {str(self.output_dir)!r}; ask to overwrite "
@@ -94,6 +96,8 @@ class TokenFolder:
         if self._is_unfinished() and not overwrite:
             self._check_settings(settings)
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            clear_partial(self.work)
         if accelerator.is_main_process and (overwrite or not self._is_unfinished()):
             for file in (*self._finished_files(), *self.work.glob("*.parquet*"), *self.work.glob("skipped*.jsonl")):
                 file.unlink()
@@ -139,9 +143,8 @@ class TokenFolder:
         if ends_part:
             table = table.replace_schema_metadata({**table.schema.metadata, ENDS_PART_KEY: b"1"})
         target = self.work / f"{self._name(part, row)}.parquet"
-        partial = target.with_name(target.name + ".partial")
-        pq.write_table(table, partial)
-        partial.replace(target)
+        with whole_file(target) as file:
+            pq.write_table(table, file)
 
     def finish(self) -> None:
         """Move the files to their place; what a kill leaves undone is done by the next call.
@@ -157,7 +160,7 @@ class TokenFolder:
             state["files"] = [name for name, count in rows.items() if count]  # `datasets` stumbles over empty ones
             state["num_rows"], state["num_skipped"] = sum(rows.values()), self.num_skipped()
             lines = [file.read_text() for file in sorted(self.work.glob("skipped-*.jsonl"))]
-            self.skipped_file.write_text("".join(lines))
+            write_text(self.skipped_file, "".join(lines))
             write_json(self.state_file, state)
         count = len(state["files"])
         for index, name in enumerate(state["files"]):

@@ -21,7 +21,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import HfArgumentParser
 
-from ..outputs import write_text
+from randar_hf.files import write_text
+
 from ..validation import check_fields, check_positive
 from .drawing import contact_sheet, draw, place, style_of
 from .names import HELD_OUT_FAMILIES, OBJECTS, class_names, family_of, is_taken, read_name

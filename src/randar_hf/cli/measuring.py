@@ -76,7 +76,7 @@ def check_json(output: str, overwrite: bool) -> Path:
 
 def write_numbers(output: Path, numbers: dict[str, Any]):
     """Write the numbers into their place at once."""
-    from randar_hf.evaluation.sampling import write_text
+    from randar_hf.files import write_text
 
     write_text(output, json.dumps(numbers, indent=2) + "\n")
     print(f"wrote {output}")

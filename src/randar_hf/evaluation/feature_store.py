@@ -12,6 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import tqdm
 from torch import nn
 
+from randar_hf.files import check_no_links, whole_file, write_text
+
 from .images import ImageSet
 from .metrics import FeatureStatistics
 
@@ -56,6 +58,7 @@ class FeatureStore:
         Raises:
             ValueError: for images that cannot be read, before anything is written, or features that are not finite.
         """
+        check_no_links("work_dir", self.folder)
         index, count = (0, 1) if state is None else (state.process_index, state.num_processes)
         if index == 0 and not self._path("done").exists():
             self._open_arrays(batch_size)
@@ -100,13 +103,12 @@ class FeatureStore:
         """Arrays of the right sizes, known from a first batch; `done` comes last, and says that all are there."""
         outputs = self._extract(list(range(min(batch_size, self.images.count))))
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "about.json").write_text(self.about + "\n", encoding="utf-8")
+        write_text(self.folder / "about.json", self.about + "\n")
         for kind, values in outputs.items():
             shape = (self.images.count, values.shape[1])
             np.lib.format.open_memmap(self._path(kind), "w+", np.float32, shape).flush()
-        partial = self.folder / "done.partial.npy"
-        np.save(partial, np.zeros(self.images.count, dtype=bool))
-        partial.replace(self._path("done"))
+        with whole_file(self._path("done")) as file:
+            np.save(file, np.zeros(self.images.count, dtype=bool))
 
     def _extract(self, rows: list[int]) -> dict[str, np.ndarray]:
         """The features of some images, (b, d) of each kind."""

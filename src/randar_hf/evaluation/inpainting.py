@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from randar_hf.checks import is_int
+from randar_hf.files import write_text
 
 from .feature_store import FeatureStore
 from .images import ImageSet, open_images
 from .metrics import frechet_distance, kernel_distance
 from .model_features import encode_pixels
-from .sampling import SETTINGS_FILE, check_same_settings, image_seed, model_hash, write_text
+from .sampling import SETTINGS_FILE, check_same_settings, image_seed, model_hash, write_png
 
 
 MASKS = ("left", "centre", "strokes")
@@ -167,9 +168,7 @@ def _paint_batch(pipe, pixels: torch.Tensor, masks: np.ndarray, labels: list, pa
     inputs = {"image": pixels.float() / 255, "mask_image": torch.from_numpy(masks)}
     outputs = pipe([int(label) for label in labels], generator=generators, **inputs, **settings).images
     for row, image in zip(rows, outputs, strict=True):
-        partial = paths[row].with_name(paths[row].name + ".partial")
-        image.save(partial, format="PNG")
-        partial.replace(paths[row])
+        write_png(paths[row], image)
 
 
 def _reconstruct(pipe, pixels: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from randar_hf.checks import is_int
+from randar_hf.files import whole_file
 
 from .feature_store import FeatureStore
 from .images import hash_file, list_arrays, open_images, read_arrays
@@ -188,8 +189,6 @@ def save_statistics(path: str | os.PathLike, reference: Reference, extractor: nn
         "crop": reference.crop,
     }
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as file:
         np.savez(file, about=json.dumps(about), **arrays)
-    partial.replace(path)
     return path

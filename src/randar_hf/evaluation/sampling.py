@@ -6,7 +6,9 @@ import os
 import zipfile
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from PIL import Image
 from randar_hf import demo_checkpoint
 from randar_hf.checks import check_int, check_path
 from randar_hf.devices import check_device
+from randar_hf.files import check_no_links, clear_partial, hold_folder, whole_file, write_text
 from randar_hf.outputs import check_output_folder, files_of_runs
 from randar_hf.pipelines.loading import load_pipeline
 
 
 CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
 SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
-PARTIAL = ".partial"
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
 LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
 MAX_IMAGES = 10_000_000
@@ -108,21 +110,20 @@ def sample_images(
     pipe.to(device).set_progress_bar_config(disable=True)
     labels = [image_class(classes, seed, i, pipe.transformer.config.num_classes) for i in range(num_images)]
     settings = {**request, **_resolve(pipe, given, labels[:batch_size])}
-    check_same_settings(folder, settings)
     started_with = {"model": source if model else "the shipped one", "batch_size": batch_size, "device": str(device)}
+    started_with["num_processes"] = state.num_processes
     paths = _image_paths(folder, num_images)
-
-    state.wait_for_everyone()  # all have seen the folder as it was
-    if state.is_main_process:
-        _open_folder(folder, settings, started_with | {"num_processes": state.num_processes}, labels)
-    state.wait_for_everyone()  # the folder is there
-    batches = _missing_batches(paths, batch_size)[state.process_index :: state.num_processes]
-    state.wait_for_everyone()  # all have seen what is missing
-    _draw(pipe, paths, labels, batches, seed, given)
-    state.wait_for_everyone()  # all images are there
-    if state.is_main_process and write_npz and not (folder / ARRAY_FILE).exists():
-        _write_array(folder / ARRAY_FILE, paths, labels, settings["height"], settings["width"])
-    state.wait_for_everyone()  # a launcher stops all processes as soon as one of them ends badly
+    with hold_folder(state, "output_dir", folder, partial(_check_run, folder, settings)):
+        if state.is_main_process:
+            _open_folder(folder, settings, started_with, labels)
+        state.wait_for_everyone()  # the folder is there
+        batches = _missing_batches(paths, batch_size)[state.process_index :: state.num_processes]
+        state.wait_for_everyone()  # all have seen what is missing
+        _draw(pipe, paths, labels, batches, seed, given)
+        state.wait_for_everyone()  # all images are there
+        if state.is_main_process and write_npz and not (folder / ARRAY_FILE).exists():
+            _write_array(folder / ARRAY_FILE, paths, labels, settings["height"], settings["width"])
+        state.wait_for_everyone()  # a launcher stops all processes as soon as one of them ends badly
     return folder
 
 
@@ -183,6 +184,14 @@ def _check_folder(folder: Path):
         )
 
 
+def _check_run(folder: Path, settings: dict[str, Any]):
+    """Raise a `ValueError` for a folder that holds another run, images of other settings, or links in their place."""
+    _check_folder(folder)
+    check_no_links("output_dir", *(folder / name for name in ("images", SETTINGS_FILE, LABELS_FILE, ARRAY_FILE)))
+    check_same_settings(folder, settings)
+    clear_partial(folder / "images")
+
+
 def start_processes(device: str | None) -> PartialState:
     """What `accelerate` knows of the processes and of their devices; it connects those on a CPU only if told so."""
     if device is not None:
@@ -233,21 +242,19 @@ def check_same_settings(folder: Path, settings: dict[str, Any]):
 def _open_folder(folder: Path, settings: dict[str, Any], started_with: dict[str, Any], labels: list[int]):
     """Write what is known before the first image, if it is not there yet."""
     started_with = started_with | {name: version(name) for name in LIBRARIES}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / SETTINGS_FILE).exists():
-            write_text(folder / SETTINGS_FILE, json.dumps({**settings, STARTED_WITH: started_with}, indent=2) + "\n")
-        if not (folder / LABELS_FILE).exists():
-            write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
-        _image_paths(folder, 1)[0].parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`output_dir` {str(folder)!r} cannot be written: {error}") from error
+    if not (folder / SETTINGS_FILE).exists():
+        write_text(folder / SETTINGS_FILE, json.dumps({**settings, STARTED_WITH: started_with}, indent=2) + "\n")
+    if not (folder / LABELS_FILE).exists():
+        write_text(folder / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+    (folder / "images").mkdir(exist_ok=True)
 
 
-def write_text(path: Path, text: str):
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def write_png(path: Path, image: Image.Image):
+    """Write an image by [`~randar_hf.files.whole_file`]."""
+    content = BytesIO()
+    image.save(content, format="PNG")
+    with whole_file(path) as file:
+        file.write(content.getbuffer())
 
 
 def _image_paths(folder: Path, num_images: int) -> list[Path]:
@@ -282,17 +289,14 @@ def _draw(
             images = pipe(labels[batch.start : batch.stop], generator=generators, **given).images
             for index, image in zip(batch, images, strict=True):
                 if not paths[index].exists():
-                    partial = paths[index].with_name(paths[index].name + PARTIAL)
-                    image.save(partial, format="PNG")
-                    partial.replace(paths[index])
+                    write_png(paths[index], image)
             progress_bar.update(len(batch))
 
 
 def _write_array(path: Path, paths: Sequence[Path], labels: list[int], height: int, width: int):
     """Write all images as `arr_0` and their classes as `arr_1`, one image in memory at a time."""
-    partial = path.with_name(path.name + PARTIAL)
     shape = (len(paths), height, width, 3)
-    with zipfile.ZipFile(partial, "w") as archive:
+    with whole_file(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -300,7 +304,6 @@ def _write_array(path: Path, paths: Sequence[Path], labels: list[int], height: i
                 file.write(_read_pixels(image_path, shape[1:]).tobytes())
         with archive.open("arr_1.npy", "w") as file:
             np.lib.format.write_array(file, np.array(labels))
-    partial.replace(path)
 
 
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

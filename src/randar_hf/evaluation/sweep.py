@@ -10,10 +10,12 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import nn
 
+from randar_hf.files import write_text
+
 from .evaluating import check_counts, evaluate_images, metric_names
 from .images import open_images
 from .references import Reference
-from .sampling import sample_images, write_text
+from .sampling import sample_images
 
 
 NAMES = (
