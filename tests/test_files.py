@@ -72,7 +72,7 @@ def test_a_held_folder_is_refused_and_cleared_of_what_a_kill_left(tmp_path, monk
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "below", "/proc/none"):
-        with pytest.raises(ValueError, match="`output_dir`: .* cannot be written: "):
+        with pytest.raises(ValueError, match="`output_dir` must "):
             with hold(type(tmp_path)(folder)):
                 pass
 

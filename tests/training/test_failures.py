@@ -150,7 +150,7 @@ sys.exit(cli.main(sys.argv[1:]))
 @pytest.mark.slow
 def test_a_real_limit_of_the_disk_gives_one_line(settings):
     settings |= {"hidden_size": 64, "intermediate_size": 256}
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     result = subprocess.run([sys.executable, "-c", LIMITED, "train", *words], capture_output=True, text=True)
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
@@ -193,7 +193,7 @@ def test_too_little_memory(settings, monkeypatch, capsys, error):
         raise error
 
     monkeypatch.setattr(RandARForCausalLM, "forward", forward)
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert cli.main(["train", *words]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(
