@@ -55,12 +55,13 @@ format: $(STAMPS)/lint
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-lint: $(STAMPS)/lint
+lint: $(STAMPS)/lint $(STAMPS)/test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache demo.png
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache demo.png
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "randar-hf needs Python 3.11 or newer: make PYTHON=...")'
@@ -90,5 +91,5 @@ $(STAMPS)/training: $(STAMPS)/core
 	@touch $@
 
 $(STAMPS)/lint: $(STAMPS)/venv constraints.txt
-	$(INSTALL) ruff
+	$(INSTALL) ruff mypy
 	@touch $@

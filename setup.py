@@ -68,7 +68,7 @@ setup(
         "randar_hf.conversion",
     ],
     package_data={
-        "randar_hf": ["checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
+        "randar_hf": ["py.typed", "checkpoints/**/*.json", "checkpoints/**/*.safetensors", "checkpoints/**/README.md"],
         "randar_hf.conversion": ["imagenet_classes.txt"],
         "randar_hf.evaluation": ["modules/*/*"],
         "randar_hf.training": ["launch/*.yaml", "recipes/*.yaml"],
@@ -94,7 +94,7 @@ setup(
         "test": TEST,
         "docs": DOCS,
         "icons": sorted({*ICONS, *TRAINING}),
-        "dev": sorted({*TRAINING, *EVALUATION, *SPACE, *TEST, *DOCS, *ICONS, "ruff>=0.14"}),
+        "dev": sorted({*TRAINING, *EVALUATION, *SPACE, *TEST, *DOCS, *ICONS, "mypy>=1.18", "ruff>=0.14"}),
     },
     entry_points={"console_scripts": ["randar-hf = randar_hf.cli:main"]},
 )

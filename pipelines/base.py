@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from accelerate.utils import is_compiled_module
@@ -176,10 +177,11 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         """Rows and columns of tokens for a size in pixels; by default those of the trained grid times a factor."""
         multiple = self.image_processor.config.vae_scale_factor
         sides = zip(("height", "width"), (height, width), self.transformer.config.grid, strict=True)
-        return tuple(
+        rows, columns = (
             default_factor * side if pixels is None else check_size(name, pixels, multiple)
             for name, pixels, side in sides
         )
+        return rows, columns
 
     def encode_labels(
         self,
@@ -200,11 +202,11 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         batch = f"a batch of {count} images by `{argument}`"
         self.transformer.check_memory(count, self.transformer.config.num_tokens, argument=batch)
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.LongTensor:
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Tokens (B, h, w) of images (B, 3, H, W) in [0, 1], whose sides are multiples of the pixels of a token."""
         return encode_images(self.vqvae, self.image_processor.normalize(pixels))
 
-    def decode_latents(self, latents: torch.LongTensor, height: int, width: int) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """
         Images of token grids; cells that are not decoded yet are grey.
 
@@ -226,7 +228,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         states: Iterator[GenerationState],
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None,
         callback_on_step_end_tensor_inputs: list[str],
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """Take all decoding steps under the progress bar, with the callback after each; returns the tokens (B, N)."""
         tensor_inputs = callback_on_step_end_tensor_inputs
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
@@ -249,12 +251,12 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
 
     def refine(
         self,
-        latents: torch.LongTensor,
+        latents: torch.Tensor,
         plan: GenerationPlan,
         num_rounds: int,
         share: float,
         generator: torch.Generator | list[torch.Generator] | None,
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """Tokens (B, N) of a plan, refined in rounds in the stored order and steps, unless a callback interrupted."""
         if not num_rounds or self._interrupt:
             return latents
@@ -275,7 +277,7 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
 
     def postprocess(
         self,
-        latents: torch.LongTensor,
+        latents: torch.Tensor,
         grid: tuple[int, int],
         output_type: str,
         return_dict: bool,
@@ -287,10 +289,10 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
 
         Originals (3, H, W) in [0, 1] come back where their weights (H, W) are 0; where they are 1, what tokens show.
         """
-        images = latents
-        if output_type != "latent" and originals is None:
+        images: Any = latents
+        if output_type != "latent" and (originals is None or weights is None):
             images = self.image_processor.postprocess(self.decode_latents(latents, *grid), output_type=output_type)
-        elif output_type != "latent":
+        elif output_type != "latent" and originals is not None and weights is not None:
             if any(part.any() for part in weights):
                 painted = self.image_processor.denormalize(self.decode_latents(latents, *grid).float())  # (B, 3, H, W)
                 originals = [composite(*parts) for parts in zip(originals, painted, weights, strict=True)]

@@ -36,7 +36,7 @@ class Canvas(NamedTuple):
         """An image (..., rows, columns) with a value around it, (..., h, w)."""
         return torch.nn.functional.pad(image, (self.left, self.right, self.top, self.bottom), value=value)
 
-    def known(self) -> torch.BoolTensor:
+    def known(self) -> torch.Tensor:
         """Where the image lies, of the shape of the grid."""
         return self.extend(torch.ones(self.rows, self.columns, dtype=torch.bool, device="cpu"), False)
 
@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
     rows: slice
     columns: slice
-    known: torch.BoolTensor  # (window's rows, window's columns)
+    known: torch.Tensor  # (window's rows, window's columns)
 
 
 def make_canvas(images: list[torch.Tensor], multiple: int, **extensions: int) -> Canvas:
@@ -89,7 +89,7 @@ def make_canvas(images: list[torch.Tensor], multiple: int, **extensions: int) ->
     return canvas
 
 
-def plan_windows(known: torch.BoolTensor, size: tuple[int, int]) -> list[Window]:
+def plan_windows(known: torch.Tensor, size: tuple[int, int]) -> list[Window]:
     """
     The windows that fill a canvas in turn: always the one that knows most, and of equals the first in the raster.
 
@@ -101,7 +101,7 @@ def plan_windows(known: torch.BoolTensor, size: tuple[int, int]) -> list[Window]
         `list[Window]`: those that have something to fill.
     """
     known, starts = known.clone(), []
-    size = tuple(min(pair) for pair in zip(size, known.shape, strict=True))
+    size = (min(size[0], known.shape[0]), min(size[1], known.shape[1]))
     for side, length in zip(known.shape, size, strict=True):
         starts.append([*range(0, side - length, max(length // 2, 1)), side - length])
     waiting = [(slice(i, i + size[0]), slice(j, j + size[1])) for i in starts[0] for j in starts[1]]
@@ -117,8 +117,8 @@ def plan_windows(known: torch.BoolTensor, size: tuple[int, int]) -> list[Window]
 def slide(
     windows: list[Window],
     plans: list[GenerationPlan],
-    tokens: torch.LongTensor,
-    decode: Callable[[GenerationPlan, torch.LongTensor], Iterator[GenerationState]],
+    tokens: torch.Tensor,
+    decode: Callable[[GenerationPlan, torch.Tensor], Iterator[GenerationState]],
 ) -> Iterator[GenerationState]:
     """
     The states of all windows, one after another, as those of the canvas.

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils.constants import TRANSFORMERS_COMPONENT_AUX_FILES
@@ -10,6 +11,25 @@ from torch import nn
 
 from randar_hf.cards import Origin, make_card, replace_generated_card
 
+
+if TYPE_CHECKING:
+
+    class PipelineHost:
+        """What the mixin expects of a pipeline; it is there for type checkers alone."""
+
+        name_or_path: str | None
+        image_processor: Any
+        transformer: Any  # RandARForCausalLM or RARForCausalLM
+        id2label: Any
+
+        def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+        def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any: ...
+
+        def _upload_folder(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any: ...
+
+else:
+    PipelineHost = object
 
 # diffusers runs the `pipeline.py` of every local folder in one module, in which it wants one class: hence one name.
 STUB = (
@@ -33,7 +53,7 @@ def check_no_adapter(pipeline: DiffusionPipeline):
             )
 
 
-class HubMixin:
+class HubMixin(PipelineHost):
     """Gives a pipeline's folder its card and `pipeline.py`, wherever it is saved or pushed to."""
 
     def make_card(self, repo_id: str, origin: Origin | None = None, has_code: bool = False) -> ModelCard:

@@ -11,7 +11,7 @@ import torch
 from randar_hf.randomness import uniform
 
 
-def tokens_under(mask: torch.BoolTensor, grid: tuple[int, int]) -> torch.BoolTensor:
+def tokens_under(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """
     The tokens of which a mask covers at least one pixel, whatever the size of the mask.
 
@@ -26,8 +26,8 @@ def tokens_under(mask: torch.BoolTensor, grid: tuple[int, int]) -> torch.BoolTen
 
 
 def choose_fraction(
-    unknown: torch.BoolTensor, strength: float, generator: torch.Generator | Sequence[torch.Generator] | None
-) -> torch.BoolTensor:
+    unknown: torch.Tensor, strength: float, generator: torch.Generator | Sequence[torch.Generator] | None
+) -> torch.Tensor:
     """
     A random fraction of the unknown tokens, chosen for each image by its generator, which 1 does not touch.
 
@@ -47,7 +47,7 @@ def choose_fraction(
     return unknown & (ranks < count)
 
 
-def seam_weights(mask: torch.BoolTensor, seam: int) -> torch.Tensor:
+def seam_weights(mask: torch.Tensor, seam: int) -> torch.Tensor:
     """
     The fraction of the painted image in each pixel.
 
@@ -89,4 +89,4 @@ def composite(original: torch.Tensor, painted: torch.Tensor, weights: torch.Tens
         `torch.Tensor` of shape (3, H, W) on the device of `painted`.
     """
     original, weights = original.to(painted.device), weights.to(painted.device)
-    return torch.lerp(original, resize(painted[None], original.shape[1:])[0], weights)
+    return torch.lerp(original, resize(painted[None], (original.shape[1], original.shape[2]))[0], weights)

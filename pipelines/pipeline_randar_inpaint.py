@@ -45,7 +45,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        order: str | torch.LongTensor | None = None,
+        order: str | torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         speculative_window: int | None = None,
         height: int | None = None,
@@ -172,8 +172,8 @@ class RandARInpaintPipeline(RandARBasePipeline):
         masks = [mask[0] > 0.5 for mask in read_stack("mask_image", mask_image, 1, count)]
         smallest, most = self.image_processor.config.vae_scale_factor, max(len(images), len(masks))
         pairs = zip(repeat_each(images, most // len(images)), repeat_each(masks, most // len(masks)), strict=True)
-        for image, mask in pairs:
-            height, width = image.shape[1:]
+        for pixels, mask in pairs:
+            height, width = pixels.shape[1:]
             if min(height, width) < smallest:
                 raise ValueError(
                     f"`image` must be at least {smallest} pixels high and wide, one token, got {height} x {width}."
@@ -196,7 +196,7 @@ def check_strength_and_seam(strength: float, seam: int):
         raise ValueError(f"`seam` must be an int of at least 0, got {seam!r}.")
 
 
-def warn_of_empty_masks(masked: torch.BoolTensor):
+def warn_of_empty_masks(masked: torch.Tensor):
     """Say which images (B, N) have nothing to paint."""
     empty = (~masked.any(dim=1)).nonzero().flatten().tolist()
     if empty:

@@ -37,7 +37,7 @@ class RARPipeline(RandARBasePipeline):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        order: str | torch.LongTensor | None = None,
+        order: str | torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         speculative_window: int | None = None,
         output_type: str = "pil",

@@ -4,7 +4,7 @@ The two stages of an image on a finer grid: coarse tokens, then the cells betwee
 Shapes: B images, h * w coarse tokens, H * W cells, M positions of both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from randar_hf.randomness import uniform
 from randar_hf.rotary import grid_positions
 
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +72,23 @@ class Stages:
                 yield outer
             state.guidance_scale = outer.guidance_scale
 
-    def _spread(self, coarse: torch.LongTensor) -> torch.LongTensor:
+    def _spread(self, coarse: torch.Tensor) -> torch.Tensor:
         """Coarse tokens (B, h * w) at their positions (B, M), -1 elsewhere."""
         positions = self.finer.coarse_positions.to(coarse.device).expand(len(coarse), -1)
         return coarse.new_full((len(coarse), len(self.finer.positions)), -1).scatter(1, positions, coarse)
 
-    def _order_cells(self, generator: Generators) -> torch.LongTensor:
+    def _order_cells(self, generator: Generators) -> torch.Tensor:
         """The cells (B, H * W) in their order."""
         return make_order(self.coarse.settings.order, *self.grid, self.coarse.shape[0], generator)
 
-    def _order_positions(self, generator: Generators) -> torch.LongTensor:
+    def _order_positions(self, generator: Generators) -> torch.Tensor:
         """The positions (B, M) in their order, those between cells at the end; they are all known."""
         between = torch.arange(self.num_cells, len(self.finer.positions), device="cpu").expand(
             self.coarse.shape[0], -1
         )
         return torch.cat([self._order_cells(generator), between], dim=1)
 
-    def _sample_dropped(self, generator: Generators) -> torch.BoolTensor:
+    def _sample_dropped(self, generator: Generators) -> torch.Tensor:
         """Which positions (B, M) the second sequence of spatial guidance drops."""
         fraction, (batch_size, num_positions) = self.fine.spatial_dropout, self.fine.shape
         chances = uniform((num_positions,), batch_size, generator)  # (B, M)
@@ -108,7 +108,7 @@ def plan_stages(
     dropout_tokens: str,
     order: str | None,
     num_inference_steps: int | None,
-    spatial: dict[str, float],
+    spatial: dict[str, Any],
     settings: dict[str, Any],
 ) -> Stages:
     """
@@ -140,9 +140,9 @@ def plan_stages(
     known = torch.zeros(len(finer.positions), dtype=torch.bool, device="cpu")
     known[finer.coarse_positions] = True
 
-    def plan(positions: torch.Tensor, steps: int, known: torch.BoolTensor | None = None) -> GenerationPlan:
+    def plan(positions: torch.Tensor, steps: int, known: torch.Tensor | None = None) -> GenerationPlan:
         table = model.base_model.rotary_table_at(positions, finer.factor, num_extrapolated)
-        pace = {"num_inference_steps": steps} if window is None else {"speculative_window": window}
+        pace: dict[str, Any] = {"num_inference_steps": steps} if window is None else {"speculative_window": window}
         # Random stands for the order that is sampled when it comes to that.
         return model.plan_generation(labels, known, rotary=table, order="random", **spatial, **settings | pace)
 

@@ -1,4 +1,6 @@
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from importlib import metadata
@@ -120,3 +122,24 @@ def test_shipped_checkpoints_are_small():
     }
     assert sizes.keys() == MAX_CHECKPOINT_BYTES.keys()
     assert all(size <= MAX_CHECKPOINT_BYTES[name] for name, size in sizes.items())
+
+
+@pytest.mark.parametrize("package", ["randar_hf", *(f"randar_hf.{name}" for name in FOLDERS if name != "cli")])
+def test_public_names_are_typed(package):
+    """`py.typed` is a promise to type checkers: every argument of what is public says what it takes."""
+    assert (CORE / "py.typed").exists()
+    module = importlib.import_module(package)
+    public = [getattr(module, name) for name in module.__all__]
+    functions = [thing for thing in public if inspect.isfunction(thing)]
+    for thing in filter(inspect.isclass, public):
+        methods = [vars(part) for part in thing.__mro__ if part.__module__.startswith("randar_hf")]
+        functions += [
+            method for names in methods for name, method in names.items() if inspect.isfunction(method)
+            and (name == "__call__" or not name.startswith("_"))
+        ]  # fmt: skip
+    assert functions
+    for function in functions:
+        parameters = list(inspect.signature(function).parameters.values())
+        bare = [each.name for each in parameters if each.annotation is each.empty and each.name not in ("self", "cls")]
+        bare = [name for name in bare if name not in ("args", "kwargs", "settings")]
+        assert not bare, f"{function.__module__}.{function.__qualname__}: {bare}"

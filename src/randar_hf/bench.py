@@ -70,7 +70,7 @@ def measure(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
-    model = random_model(model_type, size, getattr(torch, dtype), device)
+    model: Any = random_model(model_type, size, getattr(torch, dtype), device)
     config = model.config
     height, width = config.grid if grid_size is None else check_grid_size(grid_size)
     num_tokens = height * width
@@ -152,7 +152,7 @@ def count_passes(
         `list[dict]`: for each order and way to decode, means over the images of the passes that feed one and of the
         slots fed for it, and the fraction of images whose tokens equal those of one step a token.
     """
-    model = AutoModelForCausalLM.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
+    model: Any = AutoModelForCausalLM.from_pretrained(demo_checkpoint(model_type), subfolder="transformer")
     model = model.to(device, getattr(torch, dtype)).eval()
     num_tokens, steps = model.config.num_tokens, model.generation_config.num_inference_steps
     ways = [{"num_inference_steps": num_tokens}, *({"speculative_window": window} for window in windows)]

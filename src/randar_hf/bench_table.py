@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import CompileConfig, PreTrainedModel
+from transformers import CompileConfig
 
 from .bench import peak_memory, random_model
+from .modeling_randar import RandARForCausalLM
+from .modeling_rar import RARForCausalLM
 
 
 WAYS = ({"num_inference_steps": 88}, {"num_inference_steps": 32}, {"speculative_window": 16})
@@ -61,7 +63,9 @@ def measure_table(
     return {**about, "seconds": time.perf_counter() - start, "rows": rows}
 
 
-def _time_setting(model: PreTrainedModel, batch_size: int, settings: dict[str, Any], device: str) -> dict[str, float]:
+def _time_setting(
+    model: RandARForCausalLM | RARForCausalLM, batch_size: int, settings: dict[str, Any], device: str
+) -> dict[str, float]:
     """The numbers of one row."""
     labels = torch.arange(batch_size) % model.config.num_classes
     if torch.device(device).type == "cuda":

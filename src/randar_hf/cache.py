@@ -13,6 +13,9 @@ class IndexedLayer(DynamicLayer):
         max_length (`int`): slots of a sequence.
     """
 
+    keys: torch.Tensor  # (B, H, max_length + 1, d), once initialized
+    values: torch.Tensor
+
     def __init__(self, max_length: int):
         super().__init__()
         self.max_length, self.length = max_length, max_length
@@ -26,7 +29,7 @@ class IndexedLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, slots: torch.LongTensor
+        self, key_states: torch.Tensor, value_states: torch.Tensor, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write (B, H, S, d) keys and values to slots (B, S); returns those up to `length`."""
         if not self.is_initialized:
@@ -53,21 +56,22 @@ class IndexedCache(Cache):
     """
 
     def __init__(self, num_layers: int, max_length: int):
-        super().__init__(layers=[IndexedLayer(max_length) for _ in range(num_layers)])
+        self.indexed_layers = [IndexedLayer(max_length) for _ in range(num_layers)]
+        super().__init__(layers=list(self.indexed_layers))
         self.max_length = max_length
 
     def read_up_to(self, length: int):
         """Let updates return no more slots than this, of those that there are."""
-        for layer in self.layers:
+        for layer in self.indexed_layers:
             layer.length = min(length, self.max_length + 1)
 
-    def find_slots(self, start: torch.LongTensor, num_slots: int) -> torch.LongTensor:
+    def find_slots(self, start: torch.Tensor, num_slots: int) -> torch.Tensor:
         """Slots (B, S) of a pass that begins at `start` (B, 1); padding beyond the sequence goes to the spare one."""
         return (start + torch.arange(num_slots, device=start.device)).clamp(max=self.max_length)
 
-    def make_mask(self, slots: torch.LongTensor) -> torch.BoolTensor:
+    def make_mask(self, slots: torch.Tensor) -> torch.Tensor:
         """Which slots of the cache those of a pass (B, S) see, (B, 1, S, length): themselves and all before them."""
-        return torch.arange(self.layers[0].length, device=slots.device) <= slots[:, None, :, None]
+        return torch.arange(self.indexed_layers[0].length, device=slots.device) <= slots[:, None, :, None]
 
 
 def cache_bytes(config: PreTrainedConfig, num_sequences: int, num_slots: int, dtype: torch.dtype) -> int:

@@ -1,14 +1,17 @@
 """Model cards for the Hub."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from .configuration_generation import RandARGenerationConfig
+from .hosts import ModelHost
 
 
 RANDAR_CITATION = """@article{pang2024randar,
@@ -309,17 +312,17 @@ def _eval_results(origin: Origin) -> list[EvalResult]:
     ]
 
 
-def replace_generated_card(folder: str, make: Callable[[], ModelCard]):
+def replace_generated_card(folder: str | os.PathLike, make: Callable[[], ModelCard]):
     """Put a card in the place of the one that transformers or diffusers write for a repository that has none."""
     path = Path(folder) / "README.md"
     if not path.exists() or "has been automatically generated" in path.read_text(encoding="utf-8"):
         make().save(path)
 
 
-class CardMixin:
+class CardMixin(ModelHost):
     """Gives a model's repository on the Hub its card."""
 
-    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any):
         """Upload a model card of this model where the repository has none."""
         settings = self.generation_config if self.can_generate() else None
         replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, settings, self.num_parameters()))

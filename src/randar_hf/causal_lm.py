@@ -7,12 +7,13 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .hosts import ModelHost
 from .layout import Layout, take_queries, training_layout
 from .loss import head_cross_entropy
 from .orders import check_fixed_order
 
 
-class ImageCausalLMMixin:
+class ImageCausalLMMixin(ModelHost):
     """Prediction of image tokens, for models with a decoder `model` and a head `lm_head`."""
 
     # `loss` is a mean over the batch, which transformers' `Trainer` divides by the steps of gradient accumulation.
@@ -21,10 +22,10 @@ class ImageCausalLMMixin:
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor | None = None,
-        order: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         layout: Layout | None = None,
         return_logits: bool = True,
         **kwargs: Any,
@@ -68,7 +69,7 @@ class ImageCausalLMMixin:
         loss = None
         if labels is not None:
             targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
-            if return_logits:
+            if logits is not None:
                 loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
             else:
                 loss = head_cross_entropy(

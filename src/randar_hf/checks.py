@@ -18,7 +18,7 @@ def plain(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def with_plain_numbers(config_class: type) -> type:
+def with_plain_numbers(config_class: Any) -> Any:
     """Let a strict configuration take scalars of numpy: its fields hold Python's own numbers."""
     set_checked = config_class.__setattr__
     config_class.__setattr__ = lambda self, name, value: set_checked(self, name, plain(value))
@@ -101,10 +101,11 @@ def is_pair(value: Any) -> bool:
 def check_grid_size(grid_size: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns of a grid given as one number or two; raises a `ValueError` unless both are at least 1."""
     grid_size = plain(grid_size)
-    sides = (grid_size, grid_size) if is_int(grid_size) else tuple(grid_size) if is_pair(grid_size) else ()
+    sides: Any = (grid_size, grid_size) if is_int(grid_size) else grid_size if is_pair(grid_size) else ()
     if len(sides) != 2 or not all(is_int(side) and side >= 1 for side in sides):
         raise ValueError(f"`grid_size` must be an int of at least 1 or two of them, got {grid_size!r}.")
-    return sides
+    height, width = sides
+    return height, width
 
 
 def check_positions(grid_size: int | Sequence[int] | None, rotary: Any, config: Any) -> tuple[int, int]:
@@ -142,7 +143,7 @@ def _check_table(grid_size: int | Sequence[int] | None, rotary: Any, config: Any
     return len(rotary) - 1
 
 
-def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num_classes: int) -> torch.LongTensor:
+def check_class_labels(class_labels: torch.Tensor | Sequence[int] | int, num_classes: int) -> torch.Tensor:
     """
     Class ids as a tensor of shape (B,) on the CPU.
 
@@ -165,11 +166,11 @@ def check_class_labels(class_labels: torch.LongTensor | Sequence[int] | int, num
 
 
 def check_known_tokens(
-    known_tokens: torch.LongTensor | None,
-    known_mask: torch.BoolTensor | None,
+    known_tokens: torch.Tensor | None,
+    known_mask: torch.Tensor | None,
     shape: tuple[int, int],
     vocab_size: int,
-) -> torch.LongTensor:
+) -> torch.Tensor:
     """
     Tokens (B, N) that generation starts from, -1 where unknown, given a mask that is checked already.
 
@@ -180,7 +181,7 @@ def check_known_tokens(
     """
     if (known_tokens is None) != (known_mask is None):
         raise ValueError("`known_tokens` and `known_mask` go together, got only one of them.")
-    if known_tokens is None:
+    if known_tokens is None or known_mask is None:
         return torch.full(shape, -1, device="cpu")
     if not isinstance(known_tokens, torch.Tensor) or known_tokens.shape != shape:
         found = tuple(known_tokens.shape) if isinstance(known_tokens, torch.Tensor) else repr(known_tokens)
@@ -193,14 +194,12 @@ def check_known_tokens(
     return known_tokens
 
 
-def is_outside(tokens: torch.LongTensor, mask: torch.BoolTensor, vocab_size: int) -> torch.BoolTensor:
+def is_outside(tokens: torch.Tensor, mask: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Whether a token (B, N) under a mask (B, N) lies outside the codebook; a scalar where the tokens lie."""
     return (mask.to(tokens.device) & ((tokens < 0) | (tokens >= vocab_size))).any()
 
 
-def check_input_ids(
-    input_ids: torch.LongTensor, num_tokens: int, vocab_size: int, wait: bool = True
-) -> torch.LongTensor:
+def check_input_ids(input_ids: torch.Tensor, num_tokens: int, vocab_size: int, wait: bool = True) -> torch.Tensor:
     """
     Tokens (B, N) of whole images; without `wait` the values are looked at on the CPU alone.
 
@@ -224,7 +223,7 @@ def check_input_ids(
     return input_ids.long()
 
 
-def check_labels_of(class_labels: torch.LongTensor | None, batch_size: int, num_classes: int) -> torch.LongTensor:
+def check_labels_of(class_labels: torch.Tensor | None, batch_size: int, num_classes: int) -> torch.Tensor:
     """Class ids (B,) of a batch of images, the null class for `None`; raises a `ValueError` unless one for each."""
     if class_labels is None:
         return torch.full((batch_size,), num_classes, device="cpu")
@@ -234,7 +233,7 @@ def check_labels_of(class_labels: torch.LongTensor | None, batch_size: int, num_
     return class_labels
 
 
-def check_mask(name: str, mask: torch.BoolTensor | None, shape: tuple[int, int]) -> torch.BoolTensor:
+def check_mask(name: str, mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
     """A boolean mask of images by tokens, false everywhere for `None`; raises a `ValueError` for anything else."""
     if mask is None:
         return torch.zeros(shape, dtype=torch.bool, device="cpu")

@@ -94,7 +94,8 @@ class RARConfig(PreTrainedConfig):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the token grid."""
-        return (self.grid_size, self.grid_size) if isinstance(self.grid_size, int) else tuple(self.grid_size)
+        height, width = [self.grid_size] * 2 if isinstance(self.grid_size, int) else self.grid_size
+        return height, width
 
     @property
     def num_tokens(self) -> int:

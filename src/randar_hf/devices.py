@@ -1,9 +1,11 @@
 """Where modules compute."""
 
+from typing import Any
+
 import torch
 
 
-def execution_device(module: torch.nn.Module) -> torch.device:
+def execution_device(module: Any) -> torch.device:
     """The device a module runs on; that of its weights is another while `accelerate` or diffusers offloads them."""
     for part in module.modules():
         device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)

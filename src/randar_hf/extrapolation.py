@@ -24,7 +24,7 @@ class FinerGrid(NamedTuple):
     factor: float
     coarse: tuple[int, int]
     positions: torch.Tensor
-    coarse_positions: torch.LongTensor
+    coarse_positions: torch.Tensor
 
 
 def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
@@ -49,8 +49,9 @@ def finer_grid(trained: tuple[int, int], height: int, width: int) -> FinerGrid:
             f"`height` and `width` must give at least the trained grid of {trained[0]} x {trained[1]} tokens, got "
             f"{height} x {width}."
         )
-    coarse = tuple((side - 1) // factor + 1 for side in (height, width))
-    off_grid, coarse_positions = [], []
+    coarse = ((height - 1) // factor + 1, (width - 1) // factor + 1)
+    off_grid: list[tuple[float, float]] = []
+    coarse_positions = []
     for row in range(coarse[0]):
         for column in range(coarse[1]):
             y, x = row * factor, column * factor

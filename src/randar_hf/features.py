@@ -4,6 +4,7 @@ import torch
 
 from .checks import check_input_ids, check_int, check_labels_of, check_positions
 from .devices import execution_device
+from .hosts import ModelHost
 from .layout import repeated_layout, sequence_length
 from .memory import check_memory
 from .modes import inference
@@ -11,18 +12,18 @@ from .orders import check_fixed_order, check_order, make_order
 from .randomness import check_generators
 
 
-class RandARFeatureMixin:
+class RandARFeatureMixin(ModelHost):
     """Feature extraction, for models whose forward pass runs over a [`~randar_hf.layout.Layout`] of slots."""
 
     @inference
     def extract_features(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
         layer: int = -1,
         rounds: int = 2,
         *,
-        order: str | torch.LongTensor | None = None,
+        order: str | torch.Tensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         pooled: bool = False,

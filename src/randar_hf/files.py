@@ -80,7 +80,7 @@ def hold_folder(
     Raises:
         ValueError: as `check`, or another running process holds the folder, or it cannot be written.
     """
-    refused = [None]
+    refused: list[str | None] = [None]
     with ExitStack() as held:
         if processes.is_main_process:
             try:

@@ -34,9 +34,9 @@ class DecodingPass(NamedTuple):
     """
 
     layout: Layout
-    asked: torch.LongTensor
+    asked: torch.Tensor
     known_fraction: torch.Tensor
-    num_decided: torch.LongTensor
+    num_decided: torch.Tensor
     length: int
 
 
@@ -57,13 +57,13 @@ class Frontier:
         self.guessed = torch.zeros_like(self.final)  # (R, 1) tokens
         self.start = torch.zeros_like(self.final)  # (R, 1) slots that the cache keeps
 
-    def count_slots(self, asked: torch.LongTensor) -> torch.LongTensor:
+    def count_slots(self, asked: torch.Tensor) -> torch.Tensor:
         """Slots (R, 1) of a pass that asks for so many tokens (R, 1) beyond the guesses; 0 where it asks for none."""
         bare = self.final + self.guessed
         return torch.where(asked > 0, self._instruction(bare) + asked - self.start, 0)
 
     def lay_out(
-        self, asked: torch.LongTensor, num_slots: int, num_queries: int, verify: bool, length: int
+        self, asked: torch.Tensor, num_slots: int, num_queries: int, verify: bool, length: int
     ) -> DecodingPass:
         """
         The pass that asks for tokens beyond the guesses.
@@ -102,14 +102,14 @@ class Frontier:
             length=length,
         )
 
-    def advance(self, accepted: torch.LongTensor, asked: torch.LongTensor):
+    def advance(self, accepted: torch.Tensor, asked: torch.Tensor):
         """Go on behind the accepted guesses (R, 1) and the token after them, given what the pass asked for (R, 1)."""
         decided = self.guessed + asked
         newly_final = torch.minimum(accepted + 1, decided)
         self.final, self.guessed = self.final + newly_final, decided - newly_final
         self.start = self._instruction(self.final) - (0 if self.form.merged else 1)
 
-    def _instruction(self, token: torch.LongTensor) -> torch.LongTensor:
+    def _instruction(self, token: torch.Tensor) -> torch.Tensor:
         """The slot of the sequence that predicts a token."""
         return self.form.has_start + (token if self.form.merged else 2 * token + 1)
 
@@ -137,13 +137,12 @@ class PaperSchedule:
         device: torch.device | str,
         most_sizes: int | None = None,
     ):
-        for known, sizes in zip(num_known, groups, strict=True):
-            if known + sum(sizes) != num_tokens:
-                raise ValueError(f"`groups` must sum to the {num_tokens - known} unknown tokens, got {sum(sizes)}.")
-        all_asked = [
-            torch.tensor(sizes, device="cpu")[:, None] for sizes in zip_longest(*groups, fillvalue=0)
-        ]  # (R, 1)
-        frontier, sizes = Frontier(num_known, num_tokens, form, "cpu"), []
+        for known, counts in zip(num_known, groups, strict=True):
+            if known + sum(counts) != num_tokens:
+                raise ValueError(f"`groups` must sum to the {num_tokens - known} unknown tokens, got {sum(counts)}.")
+        all_asked = [torch.tensor(row, device="cpu")[:, None] for row in zip_longest(*groups, fillvalue=0)]  # (R, 1)
+        frontier = Frontier(num_known, num_tokens, form, "cpu")
+        sizes: list[tuple[int, int]] = []
         for asked in all_asked:
             sizes.append((int(frontier.count_slots(asked).max()), int(asked.max())))
             frontier.advance(frontier.guessed, asked)
@@ -159,7 +158,7 @@ class PaperSchedule:
     def __iter__(self) -> Iterator[DecodingPass]:
         return iter(self.passes)
 
-    def accept(self, step: DecodingPass, unchanged: torch.BoolTensor) -> torch.LongTensor:
+    def accept(self, step: DecodingPass, unchanged: torch.Tensor) -> torch.Tensor:
         """How many tokens (R, 1) count as decided after a pass: all, guesses as well."""
         return step.num_decided
 
@@ -197,7 +196,7 @@ class SpeculativeSchedule:
             length = form.has_start * (index > 0) + (per_token * most_final if index else 0) + num_slots
             yield self.frontier.lay_out(self.asked, num_slots, window, verify=True, length=length)
 
-    def accept(self, step: DecodingPass, unchanged: torch.BoolTensor) -> torch.LongTensor:
+    def accept(self, step: DecodingPass, unchanged: torch.Tensor) -> torch.Tensor:
         """How many tokens (R, 1) are final, given which of the asked ones (R, Q) the pass left unchanged."""
         is_guess = step.asked < self.frontier.final + self.frontier.guessed  # (R, Q)
         accepted = (unchanged & is_guess).long().cumprod(dim=1).sum(dim=1, keepdim=True)  # (R, 1)
@@ -227,8 +226,10 @@ def merge_sizes(sizes: list[tuple[int, int]], most: int) -> list[tuple[int, int]
 
 
 def _to_device(step: DecodingPass, device: torch.device | str) -> DecodingPass:
-    layout = Layout(*(part.to(device) for part in step.layout))
-    return DecodingPass(layout, *(part.to(device) for part in step[1:4]), step.length)
+    carried, predicted, queries = (part.to(device) for part in step.layout[:3])
+    start = None if step.layout.start is None else step.layout.start.to(device)
+    asked, known_fraction, num_decided = (part.to(device) for part in step[1:4])
+    return DecodingPass(Layout(carried, predicted, queries, start), asked, known_fraction, num_decided, step.length)
 
 
 __all__ = ["DecodingPass", "Frontier", "PaperSchedule", "SpeculativeSchedule"]

@@ -9,6 +9,7 @@ Shapes: B images, N image tokens of one image, G tokens of one step, V codebook 
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class GenerationState:
 
     step: int
     num_steps: int
-    tokens: torch.LongTensor
+    tokens: torch.Tensor
     guidance_scale: float
 
 
@@ -66,15 +67,15 @@ class _Decoding:
     """Everything the loop needs, made from a plan before it starts. R rows: B times the sequences of guidance."""
 
     plan: GenerationPlan
-    class_labels: torch.LongTensor  # (R,)
-    tokens: torch.LongTensor  # (B, N) raster, -1 where unknown
-    has_wrong_tokens: torch.BoolTensor  # (), whether known tokens lie outside the codebook
-    dropped: torch.BoolTensor | None  # (R, N), tokens that a sequence drops
-    num_known: torch.LongTensor  # (B, 1)
-    order: torch.LongTensor  # (B, N), known positions first
+    class_labels: torch.Tensor  # (R,)
+    tokens: torch.Tensor  # (B, N) raster, -1 where unknown
+    has_wrong_tokens: torch.Tensor  # (), whether known tokens lie outside the codebook
+    dropped: torch.Tensor | None  # (R, N), tokens that a sequence drops
+    num_known: torch.Tensor  # (B, 1)
+    order: torch.Tensor  # (B, N), known positions first
     schedule: PaperSchedule | SpeculativeSchedule
     positions: dict[str, torch.Tensor]  # what the model needs to know of the positions
-    seeds: torch.LongTensor | None  # (B,) of the noise; None takes the most likely token
+    seeds: torch.Tensor | None  # (B,) of the noise; None takes the most likely token
     forward: Callable  # the model, or its compiled forward pass
 
     @property
@@ -87,8 +88,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
 
     def generate(
         self,
-        class_labels: torch.LongTensor | Sequence[int] | int,
-        order: str | torch.LongTensor | None = None,
+        class_labels: torch.Tensor | Sequence[int] | int,
+        order: str | torch.Tensor | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_schedule: str | None = None,
@@ -100,17 +101,17 @@ class RandARGenerationMixin(GenerationPlanMixin):
         *,
         speculative_window: int | None = None,
         guidance_power: float | None = None,
-        known_tokens: torch.LongTensor | None = None,
-        known_mask: torch.BoolTensor | None = None,
+        known_tokens: torch.Tensor | None = None,
+        known_mask: torch.Tensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
         rotary: torch.Tensor | None = None,
         spatial_guidance_scale: float = 1.0,
-        spatial_dropout: float | torch.BoolTensor = 0.25,
+        spatial_dropout: float | torch.Tensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
         compile_config: CompileConfig | None = None,
         streamer: BaseStreamer | None = None,
         generation_config: RandARGenerationConfig | None = None,
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """
         Generate the tokens of a batch of images.
 
@@ -195,12 +196,12 @@ class RandARGenerationMixin(GenerationPlanMixin):
 
     def generation_steps(
         self,
-        class_labels: torch.LongTensor | Sequence[int] | int,
-        order: str | torch.LongTensor | None = None,
+        class_labels: torch.Tensor | Sequence[int] | int,
+        order: str | torch.Tensor | None = None,
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        known_tokens: torch.LongTensor | None = None,
-        known_mask: torch.BoolTensor | None = None,
+        known_tokens: torch.Tensor | None = None,
+        known_mask: torch.Tensor | None = None,
         **settings: Any,
     ) -> Iterator[GenerationState]:
         """
@@ -218,9 +219,9 @@ class RandARGenerationMixin(GenerationPlanMixin):
     def decode(
         self,
         plan: GenerationPlan,
-        known_tokens: torch.LongTensor | None = None,
+        known_tokens: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        order: torch.LongTensor | None = None,
+        order: torch.Tensor | None = None,
     ) -> Iterator[GenerationState]:
         """
         Carry out a plan: sample the random numbers, lay out the steps, and take them one after another.
@@ -245,7 +246,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
         return self._decode(self._prepare(plan, tokens, generator, order))
 
     def _prepare(
-        self, plan: GenerationPlan, tokens: torch.LongTensor, generator: Any, order: torch.LongTensor | None
+        self, plan: GenerationPlan, tokens: torch.Tensor, generator: Any, order: torch.Tensor | None
     ) -> _Decoding:
         """Sample and lay out what the loop needs, and bring it to the model's device."""
         (batch_size, num_tokens), guidance, device = plan.shape, plan.guidance, execution_device(self)
@@ -254,22 +255,25 @@ class RandARGenerationMixin(GenerationPlanMixin):
             order = make_order(plan.settings.order, *plan.grid, batch_size, generator)
         order = known_first(order.to(known.device), known)
         seeds = image_seeds(batch_size, generator).to(device) if plan.settings.do_sample else None
-        dropped = plan.spatial_dropout
-        if guidance.uses_spatial_guidance and not isinstance(dropped, torch.Tensor):
-            dropped = (uniform((num_tokens,), batch_size, generator) < dropped).to(known.device) & ~known
+        dropped = None  # (B, N), tokens that the sequence of spatial guidance drops
+        if guidance.uses_spatial_guidance and isinstance(plan.spatial_dropout, torch.Tensor):
+            dropped = plan.spatial_dropout
+        elif guidance.uses_spatial_guidance:
+            dropped = (uniform((num_tokens,), batch_size, generator) < plan.spatial_dropout).to(known.device) & ~known
         num_known = plan.num_known * plan.branches
-        sizes, window = [num_tokens, self.base_model.form, device], plan.settings.speculative_window
+        form, window = self.base_model.form, plan.settings.speculative_window
+        schedule: PaperSchedule | SpeculativeSchedule
         if window is None:
             most_sizes = None if plan.compile_config is None else COMPILED_SIZES
-            schedule = PaperSchedule(num_known, plan.group_sizes * plan.branches, *sizes, most_sizes)
+            schedule = PaperSchedule(num_known, plan.group_sizes * plan.branches, num_tokens, form, device, most_sizes)
         else:
-            schedule = SpeculativeSchedule(num_known, window, *sizes)
+            schedule = SpeculativeSchedule(num_known, window, num_tokens, form, device)
         return _Decoding(
             plan=plan,
             class_labels=guidance.null_labels(plan.class_labels, self.config.num_classes).to(device),
             tokens=tokens.clamp(max=self.config.vocab_size - 1).to(device),
             has_wrong_tokens=is_outside(tokens, known, self.config.vocab_size).to(device),
-            dropped=guidance.dropped_tokens(dropped.to(device)) if guidance.uses_spatial_guidance else None,
+            dropped=dropped if dropped is None else guidance.dropped_tokens(dropped.to(device)),
             num_known=torch.tensor(num_known, device=device)[:batch_size, None],
             order=order.to(device),
             schedule=schedule,
@@ -303,7 +307,8 @@ class RandARGenerationMixin(GenerationPlanMixin):
             logits = guidance.combine(logits, state.guidance_scale, step.known_fraction[:batch_size])  # (B, Q, V)
             asked = step.asked[:batch_size]  # (B, Q)
             positions = order.gather(1, asked)  # (B, Q)
-            scores = plan.processors(tokens.repeat_interleave(asked.shape[1], dim=0), logits.flatten(0, 1))
+            partial: Any = tokens.repeat_interleave(asked.shape[1], dim=0)  # (B * Q, N)
+            scores = plan.processors(partial, logits.flatten(0, 1))
             sampled, highest = sample_tokens(scores.view_as(logits), decoding.seeds, positions)  # (B, Q) each
             padded = torch.nn.functional.pad(tokens, (0, 1))  # (B, N + 1)
             unchanged = (padded.gather(1, positions) == sampled).repeat(plan.branches, 1)  # (R, Q)
@@ -327,14 +332,14 @@ class RandARGenerationMixin(GenerationPlanMixin):
         if decoding.is_compiled:
             shape = len(decoding.class_labels), config.num_key_value_heads, config.head_dim
             cache.early_initialization(*shape, self.dtype, decoding.class_labels.device)
-            for layer in cache.layers:
+            for layer in cache.indexed_layers:
                 torch._dynamo.mark_static_address(layer.keys)
                 torch._dynamo.mark_static_address(layer.values)
         return cache
 
     def _predict(
         self,
-        tokens: torch.LongTensor,
+        tokens: torch.Tensor,
         step: DecodingPass,
         cache: IndexedCache,
         decoding: _Decoding,
@@ -377,18 +382,18 @@ class RandARGenerationMixin(GenerationPlanMixin):
 
     def adjust_generation_fn(
         self,
-        generation_config,
-        from_auto_class,
-        from_pipeline,
-        pretrained_model_name_or_path,
-        cache_dir,
-        force_download,
-        proxies,
-        local_files_only,
-        token,
-        revision,
-        subfolder,
-        trust_remote_code,
+        generation_config: RandARGenerationConfig | None,
+        from_auto_class: bool,
+        from_pipeline: str | None,
+        pretrained_model_name_or_path: str | os.PathLike,
+        cache_dir: str | os.PathLike | None,
+        force_download: bool,
+        proxies: dict[str, str] | None,
+        local_files_only: bool,
+        token: str | bool | None,
+        revision: str | None,
+        subfolder: str,
+        trust_remote_code: bool | None,
         **kwargs: Any,
     ):
         """

@@ -19,6 +19,7 @@ from .checks import check_class_labels, check_mask, check_positions
 from .configuration_generation import RandARGenerationConfig
 from .devices import execution_device
 from .guidance import Guidance, check_spatial_guidance
+from .hosts import ModelHost
 from .layout import sequence_length
 from .memory import check_memory
 from .orders import check_fixed_order, check_order, known_first, make_order
@@ -45,16 +46,16 @@ class GenerationPlan:
         compile_config (`CompileConfig`, *optional*): how the passes are compiled.
     """
 
-    class_labels: torch.LongTensor
+    class_labels: torch.Tensor
     grid: tuple[int, int]
     settings: RandARGenerationConfig
     guidance: Guidance
     processors: LogitsProcessorList
     num_known: list[int]
-    known_mask: torch.BoolTensor | None = None
-    order: torch.LongTensor | None = None
+    known_mask: torch.Tensor | None = None
+    order: torch.Tensor | None = None
     rotary: torch.Tensor | None = None
-    spatial_dropout: float | torch.BoolTensor = 0.25
+    spatial_dropout: float | torch.Tensor = 0.25
     compile_config: CompileConfig | None = None
 
     @property
@@ -82,19 +83,19 @@ class GenerationPlan:
         return self.shape[1] - min(self.num_known)
 
 
-class GenerationPlanMixin:
+class GenerationPlanMixin(ModelHost):
     """Plans of generation, for models with a configuration of the grid and settings of generation."""
 
     def plan_generation(
         self,
-        class_labels: torch.LongTensor | Sequence[int] | int,
-        known_mask: torch.BoolTensor | None = None,
+        class_labels: torch.Tensor | Sequence[int] | int,
+        known_mask: torch.Tensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
         *,
-        order: str | torch.LongTensor | None = None,
+        order: str | torch.Tensor | None = None,
         rotary: torch.Tensor | None = None,
         spatial_guidance_scale: float = 1.0,
-        spatial_dropout: float | torch.BoolTensor = 0.25,
+        spatial_dropout: float | torch.Tensor = 0.25,
         logits_processor: LogitsProcessorList | None = None,
         compile_config: CompileConfig | None = None,
         generation_config: RandARGenerationConfig | None = None,
@@ -146,7 +147,7 @@ class GenerationPlanMixin:
             processors=_logits_processors(config, logits_processor),
             num_known=num_known,
             known_mask=known_mask,
-            order=None if named else self.check_order(order, shape, grid),
+            order=None if order is None or isinstance(order, str) else self.check_order(order, shape, grid),
             rotary=rotary,
             spatial_dropout=spatial_dropout,
             compile_config=compile_config,
@@ -154,7 +155,7 @@ class GenerationPlanMixin:
         self._check_fixed_order(plan)
         return plan
 
-    def check_order(self, order: torch.LongTensor, shape: tuple[int, int], grid: tuple[int, int]) -> torch.LongTensor:
+    def check_order(self, order: torch.Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
         """An order (B, N) on the CPU; raises a `ValueError` for no permutation, or one that the model cannot take."""
         order = check_order(order, shape[1], shape[0]).cpu()
         check_fixed_order(order, self.config.fixed_order, *grid)

@@ -40,12 +40,12 @@ class Guidance:
         """Sequences for each image: its own, one of the null class if guided by class, one that drops tokens."""
         return 1 + self.uses_class + self.uses_spatial_guidance
 
-    def null_labels(self, class_labels: torch.LongTensor, null_class: int) -> torch.LongTensor:
+    def null_labels(self, class_labels: torch.Tensor, null_class: int) -> torch.Tensor:
         """Classes (B * branches,) of all sequences for those of the images (B,)."""
         null = torch.full_like(class_labels, null_class) if self.uses_class else class_labels
         return torch.cat([class_labels, *[null] * (self.branches - 1)])
 
-    def dropped_tokens(self, dropped: torch.BoolTensor) -> torch.BoolTensor | None:
+    def dropped_tokens(self, dropped: torch.Tensor) -> torch.Tensor | None:
         """Which tokens (B * branches, N) each sequence drops, given those (B, N) that the last one drops."""
         if not self.uses_spatial_guidance:
             return None
@@ -77,7 +77,7 @@ class Guidance:
 
 def check_spatial_guidance(
     scale: float, dropout: float | torch.Tensor, shape: tuple[int, int]
-) -> tuple[float, float | torch.BoolTensor]:
+) -> tuple[float, float | torch.Tensor]:
     """Scale and dropout; a `ValueError` for a scale below 0, a fraction outside [0, 1) or a mask of another kind."""
     scale, dropout = check_number("spatial_guidance_scale", scale), plain(dropout)
     if isinstance(dropout, torch.Tensor):

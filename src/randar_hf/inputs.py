@@ -1,5 +1,7 @@
 """The inputs of one forward pass. B images, N image tokens of one image, S slots."""
 
+from typing import Any
+
 import torch
 from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
@@ -9,12 +11,12 @@ from .layout import Layout
 
 
 def complete_inputs(
-    input_ids: torch.LongTensor,
-    class_labels: torch.LongTensor | None,
-    order: torch.LongTensor | None,
+    input_ids: torch.Tensor,
+    class_labels: torch.Tensor | None,
+    order: torch.Tensor | None,
     num_tokens: int,
     num_classes: int,
-) -> tuple[torch.LongTensor, torch.LongTensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Classes (B,), by default the null class, and an order (B, N), by default that of the raster.
 
@@ -38,8 +40,8 @@ def complete_inputs(
 
 
 def drop_classes(
-    class_labels: torch.LongTensor, dropped: torch.BoolTensor | None, fraction: float, null_class: int
-) -> torch.LongTensor:
+    class_labels: torch.Tensor, dropped: torch.Tensor | None, fraction: float, null_class: int
+) -> torch.Tensor:
     """Replace classes (B,) by the null class, which guidance needs: those `dropped`, by default a random fraction."""
     if dropped is None:
         if fraction == 0:
@@ -49,8 +51,8 @@ def drop_classes(
 
 
 def read_slots(
-    input_ids: torch.LongTensor, order: torch.LongTensor, layout: Layout
-) -> tuple[torch.LongTensor, torch.LongTensor, torch.LongTensor, torch.LongTensor]:
+    input_ids: torch.Tensor, order: torch.Tensor, layout: Layout
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     What the slots of a layout hold.
 
@@ -79,7 +81,7 @@ def find_context(
     layout: Layout,
     attention_mask: torch.Tensor | None,
     past_key_values: Cache | None,
-) -> tuple[torch.Tensor | None, torch.LongTensor | None]:
+) -> tuple[Any, torch.Tensor | None]:
     """
     What the slots of a pass see, and where the cache keeps them.
 
@@ -93,7 +95,7 @@ def find_context(
     Returns:
         The mask as the attention implementation takes it, and slots (B, S) of an [`~randar_hf.cache.IndexedCache`].
     """
-    if not isinstance(past_key_values, IndexedCache):
+    if not isinstance(past_key_values, IndexedCache) or layout.start is None:
         return create_causal_mask(config, hidden_states, attention_mask, past_key_values), None
     slots = past_key_values.find_slots(layout.start, hidden_states.shape[1])  # (B, S)
     mask = past_key_values.make_mask(slots)  # (B, 1, S, cached)

@@ -14,7 +14,7 @@ class LateFlags:
     def __init__(self):
         self.pending: tuple[torch.Tensor, torch.Event] | None = None
 
-    def read(self, flags: torch.BoolTensor) -> list[bool]:
+    def read(self, flags: torch.Tensor) -> list[bool]:
         """Hand over this step's flags (F,); returns those that are known by now."""
         if flags.device.type == "meta":
             return [False] * len(flags)

@@ -81,8 +81,8 @@ def training_layout(num_tokens: int, form: SequenceForm, device: torch.device | 
     """The whole sequence but its last token, with every token asked for: teacher forcing (Eq. 3)."""
     slots = list_slots(num_tokens - 1, num_tokens, num_tokens, form)
     queries = [slot for slot, (_, predicted) in enumerate(slots) if predicted < num_tokens]
-    slots = torch.tensor(slots, device=device)  # (S, 2)
-    return Layout(slots[None, :, 0], slots[None, :, 1], torch.tensor(queries, device=device))
+    carried, predicted = torch.tensor(slots, device=device).T[:, None]  # (1, S) each
+    return Layout(carried, predicted, torch.tensor(queries, device=device))
 
 
 def repeated_layout(
@@ -95,10 +95,10 @@ def repeated_layout(
     for i in [*range(num_tokens)] * rounds:
         slots += [(context, i)] if form.merged else [(num_tokens + 1, i), (i, num_tokens)]
         context = i
-    slots = torch.tensor(slots, device=device)  # (S, 2)
-    queries = (slots[:, 1] < num_tokens).nonzero().squeeze(1)[-num_tokens:]
-    slots = slots[: queries[-1] + 1]  # nothing comes after the last query
-    return Layout(slots[None, :, 0], slots[None, :, 1], queries)
+    carried, predicted = torch.tensor(slots, device=device).T  # (S,) each
+    queries = (predicted < num_tokens).nonzero().squeeze(1)[-num_tokens:]
+    length = queries[-1] + 1  # nothing comes after the last query
+    return Layout(carried[None, :length], predicted[None, :length], queries)
 
 
 def parallel_layout(

@@ -15,24 +15,25 @@ from .checks import (
     check_positions,
 )
 from .devices import execution_device
+from .hosts import ModelHost
 from .layout import parallel_layout
 from .modes import inference
 from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators
 
 
-class RandARLikelihoodMixin:
+class RandARLikelihoodMixin(ModelHost):
     """Log-likelihoods of image tokens, for models whose forward pass takes an order."""
 
     @inference
     def log_likelihood(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor,
-        order: str | torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor,
+        order: str | torch.Tensor | None = None,
         num_orders: int = 1,
         *,
-        known_mask: torch.BoolTensor | None = None,
+        known_mask: torch.Tensor | None = None,
         grid_size: int | tuple[int, int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         per_token: bool = False,
@@ -68,15 +69,19 @@ class RandARLikelihoodMixin:
         only = self.config.only_order
         rule = f"`known_mask` must be true for the first tokens in the order {only!r} alone"
         check_fixed_order(known_first(first, known), only, height, width, rule)
-        total = sum(self._order_likelihood(input_ids, class_labels, ranks, known, (height, width)) for ranks in orders)
+        grid = (height, width)
+        total = sum(
+            (self._order_likelihood(input_ids, class_labels, ranks, known, grid) for ranks in orders),
+            start=torch.zeros((), device=execution_device(self)),
+        )
         mean = total / num_orders  # (B, N)
         return mean if per_token else mean.sum(dim=1)
 
     @inference
     def class_log_likelihoods(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: list[int] | torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: list[int] | torch.Tensor | None = None,
         num_orders: int = 1,
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -110,7 +115,7 @@ class RandARLikelihoodMixin:
             torch.cartesian_prod(torch.arange(len(input_ids), device="cpu"), classes).view(-1, 2),
         )
         total = torch.zeros(len(pairs), device=input_ids.device)
-        _, orders = self._orders(None, num_orders, *grid, len(input_ids), generator)
+        _, orders = self._orders(None, num_orders, grid[0], grid[1], len(input_ids), generator)
         for ranks in orders:
             sums = []
             for images, labels in zip(*(part.split(batch_size) for part in pairs.unbind(1)), strict=True):
@@ -122,8 +127,8 @@ class RandARLikelihoodMixin:
 
     def token_log_likelihoods(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor,
         num_parts: int = 8,
         *,
         grid_size: int | tuple[int, int] | None = None,
@@ -190,12 +195,13 @@ class RandARLikelihoodMixin:
 
     def _orders(
         self, order, num_orders: int, height: int, width: int, batch_size: int, generator
-    ) -> tuple[torch.LongTensor, Iterator[torch.LongTensor]]:
+    ) -> tuple[torch.Tensor, Iterator[torch.Tensor]]:
         """The first of the orders (B, N) to average over, and all of them, each sampled when its turn comes."""
         num_orders = check_int("num_orders", num_orders, 1)
         check_generators(generator, batch_size)
         if order is None:
             order = self.config.fixed_order or "random"
+        orders: Iterator[torch.Tensor]
         if isinstance(order, str):
             orders = (make_order(order, height, width, batch_size, generator) for _ in range(num_orders))
         elif num_orders != 1:

@@ -1,11 +1,15 @@
 """Linear layers that infer quickly on a CPU, and those that start at zero."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
 # oneDNN's product, which torch.compile also calls; missing from builds of torch without oneDNN.
-_onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_onednn_linear: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+)
 
 
 class Linear(nn.Linear):

@@ -14,7 +14,7 @@ IGNORED = -100  # a target that no loss is computed for, by torch's convention
 def head_cross_entropy(
     head: Callable[[torch.Tensor], torch.Tensor],
     hidden_states: torch.Tensor,
-    targets: torch.LongTensor,
+    targets: torch.Tensor,
     vocab_size: int,
 ) -> torch.Tensor:
     """
@@ -45,7 +45,7 @@ def head_cross_entropy(
             f"got the shape {tuple(targets.shape)}."
         )
 
-    def summed(states: torch.Tensor, codes: torch.LongTensor) -> torch.Tensor:
+    def summed(states: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(head(states).float(), codes, reduction="sum")
 
     count = (targets != IGNORED).sum()

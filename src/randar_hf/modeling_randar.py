@@ -7,6 +7,7 @@ d head width, V codebook entries.
 
 from collections.abc import Callable, Iterator
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class RandARRMSNorm(nn.Module):
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -75,11 +76,12 @@ class RandARAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
-        key_value_size = config.num_key_value_heads * self.head_dim
+        key_value_size = num_key_value_heads * self.head_dim
         self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = Linear(config.hidden_size, key_value_size, bias=False)
         self.v_proj = Linear(config.hidden_size, key_value_size, bias=False)
@@ -91,7 +93,7 @@ class RandARAttention(nn.Module):
         rotary: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        cache_slots: torch.LongTensor | None = None,
+        cache_slots: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -201,15 +203,15 @@ class RandARModel(RandARPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor | None = None,
-        order: torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
         layout: Layout | None = None,
         rotary: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         num_layers: int | None = None,
-        dropped_classes: torch.BoolTensor | None = None,
+        dropped_classes: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
@@ -277,19 +279,19 @@ class RandARModel(RandARPreTrainedModel):
         return {"rotary": self.rotary_table(height, width, device) if rotary is None else rotary.to(device)}
 
     def step_inputs(
-        self, passes: list[DecodingPass] | None, class_labels: torch.LongTensor, positions: dict[str, torch.Tensor]
+        self, passes: list[DecodingPass] | None, class_labels: torch.Tensor, positions: dict[str, torch.Tensor]
     ) -> Iterator[dict[str, torch.Tensor]]:
         """What each pass of decoding takes beside tokens and slots: the positions, the same in every pass."""
         return repeat(positions)
 
     def embed_slots(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor,
-        order: torch.LongTensor,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor,
+        order: torch.Tensor,
         layout: Layout,
         rotary: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.LongTensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (B, S, D) of the slots of a layout and their rows (B, S) of the rotary table."""
         carried, carried_positions, predicted_positions, ids = read_slots(input_ids, order, layout)  # (B, S) each
         num_tokens = order.shape[1]
@@ -301,7 +303,7 @@ class RandARModel(RandARPreTrainedModel):
         embeddings = embeddings + self.embed_instructions(predicted_positions, rotary)
         return embeddings, torch.where(carried > num_tokens, predicted_positions, carried_positions)
 
-    def embed_instructions(self, positions: torch.LongTensor, rotary: torch.Tensor) -> torch.Tensor | float:
+    def embed_instructions(self, positions: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor | float:
         """Position instructions (B, S, D) for the given positions (B, S), zero where the position is N (Eq. 5)."""
         if self.position_instruction is None:
             return 0.0

@@ -63,7 +63,7 @@ class RARAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        cache_slots: torch.LongTensor | None = None,
+        cache_slots: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         per_head = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -152,7 +152,7 @@ class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
     ) -> nn.Embedding:
         """The token embeddings, if nothing is given; raises a `ValueError` for a size, which they cannot take."""
         if new_num_tokens is None and pad_to_multiple_of is None:
-            return self.get_input_embeddings()
+            return self.base_model.embed_tokens
         raise ValueError(
             "`resize_token_embeddings` must not be called on a RAR, whose table holds the classes behind the "
             f"{self.config.vocab_size} codes: make a model of a RARConfig with another `vocab_size`."
@@ -205,15 +205,15 @@ class RARModel(RARPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor | None = None,
-        order: torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
         layout: Layout | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         num_layers: int | None = None,
         modulations: list[torch.Tensor] | None = None,
-        dropped_classes: torch.BoolTensor | None = None,
+        dropped_classes: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
@@ -280,7 +280,7 @@ class RARModel(RARPreTrainedModel):
         return {}
 
     def step_inputs(
-        self, passes: list[DecodingPass] | None, class_labels: torch.LongTensor, positions: dict[str, torch.Tensor]
+        self, passes: list[DecodingPass] | None, class_labels: torch.Tensor, positions: dict[str, torch.Tensor]
     ) -> Iterator[dict[str, list[torch.Tensor]]]:
         """
         What each pass of decoding takes beside tokens and slots: its modulations, made for several passes at once.
@@ -290,6 +290,7 @@ class RARModel(RARPreTrainedModel):
         """
         if passes is None:
             yield from repeat({})
+            return
         for block in _blocks(passes, MODULATION_ROWS // len(class_labels)):
             if len(block) == 1 or not self._is_on(class_labels.device):  # then the layers make their own, in turn
                 yield from ({} for _ in block)
@@ -304,7 +305,7 @@ class RARModel(RARPreTrainedModel):
         """Whether all weights are on a device; where they are offloaded, only a forward pass brings them there."""
         return all(weight.device == device for weight in self.parameters())
 
-    def make_modulations(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> list[torch.Tensor]:
+    def make_modulations(self, class_labels: torch.Tensor, carried: torch.Tensor) -> list[torch.Tensor]:
         """
         The modulations of all layers and of the last norm, for classes and slots.
 
@@ -316,10 +317,12 @@ class RARModel(RARPreTrainedModel):
             list of `torch.Tensor`: of shape (B, S, 6 D) for each layer, and (B, S, 2 D).
         """
         condition = self.embed_condition(class_labels, carried)  # (B, S, D)
-        return [layer.modulation(condition) for layer in self.layers] + [self.norm_modulation(condition)]
+        return [layer.get_submodule("modulation")(condition) for layer in self.layers] + [
+            self.norm_modulation(condition)
+        ]
 
     def embed_slots(
-        self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, order: torch.LongTensor, layout: Layout
+        self, input_ids: torch.Tensor, class_labels: torch.Tensor, order: torch.Tensor, layout: Layout
     ) -> torch.Tensor:
         """Embeddings (B, S, D) of the slots of a layout."""
         carried, carried_positions, predicted_positions, ids = read_slots(input_ids, order, layout)  # (B, S) each
@@ -335,16 +338,16 @@ class RARModel(RARPreTrainedModel):
         targets = targets.masked_fill((predicted_positions == num_tokens)[..., None], 0)
         return embeddings + self.position_embeddings[positions] + targets
 
-    def embed_condition(self, class_labels: torch.LongTensor, carried: torch.LongTensor) -> torch.Tensor:
+    def embed_condition(self, class_labels: torch.Tensor, carried: torch.Tensor) -> torch.Tensor:
         """What modulates the slots, (B, S, D): class and place in the sequence, through the activation."""
         classes = self.embed_tokens(self._class_ids(class_labels))[:, None]  # (B, 1, D)
         return nn.functional.silu(classes + self.step_embeddings[self._slots(carried)])
 
-    def _class_ids(self, class_labels: torch.LongTensor) -> torch.LongTensor:
+    def _class_ids(self, class_labels: torch.Tensor) -> torch.Tensor:
         """Rows of the token embedding that hold the classes, behind the codes and the mask token."""
         return class_labels + self.config.vocab_size + 1
 
-    def _slots(self, carried: torch.LongTensor) -> torch.LongTensor:
+    def _slots(self, carried: torch.Tensor) -> torch.Tensor:
         """Positions in the sequence: 0 for start, 1 for the class (index N), from 2 on for tokens."""
         num_tokens = self.config.num_tokens
         return torch.where(carried < num_tokens, carried + NUM_PREFIX_SLOTS, num_tokens + 1 - carried)
@@ -406,7 +409,8 @@ class RARForCausalLM(ImageCausalLMMixin, RARPreTrainedModel, RandARGenerationMix
 
 def _blocks(passes: list[DecodingPass], max_slots: int) -> Iterator[list[DecodingPass]]:
     """Passes in blocks of at most so many slots, at least one pass each."""
-    block, num_slots = [], 0
+    block: list[DecodingPass] = []
+    num_slots = 0
     for step in passes:
         size = step.layout.carried.shape[1]
         if block and num_slots + size > max_slots:

@@ -20,7 +20,7 @@ def make_order(
     width: int,
     batch_size: int = 1,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
-) -> torch.LongTensor:
+) -> torch.Tensor:
     """Make one decoding order per image.
 
     Args:
@@ -53,7 +53,7 @@ def make_order(
     return keys.argsort(dim=1, stable=True)
 
 
-def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTensor:
+def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.Tensor:
     """Check an order given by the user and give every image its row.
 
     Args:
@@ -93,9 +93,7 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.LongTenso
     return order
 
 
-def check_fixed_order(
-    order: torch.LongTensor | str, name: str | None, height: int, width: int, rule: str | None = None
-):
+def check_fixed_order(order: torch.Tensor | str, name: str | None, height: int, width: int, rule: str | None = None):
     """Check that a model with one order gets the positions in it.
 
     Args:
@@ -120,7 +118,7 @@ def check_fixed_order(
     )
 
 
-def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> torch.LongTensor:
+def known_first(order: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Move the known positions to the front of an order; within each part it stays as it was.
 
     Args:
@@ -134,24 +132,24 @@ def known_first(order: torch.LongTensor, known: torch.BoolTensor) -> torch.LongT
     return order.gather(1, unknown.long().argsort(dim=1, stable=True))
 
 
-def _rows_and_columns(height: int, width: int) -> tuple[torch.LongTensor, torch.LongTensor]:
+def _rows_and_columns(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of every position, each (N,)."""
     position = torch.arange(height * width, device="cpu")
     return position // width, position % width
 
 
-def _random_classes(height: int, width: int) -> torch.LongTensor:
+def _random_classes(height: int, width: int) -> torch.Tensor:
     """One class: all positions are sampled from together."""
     return torch.zeros(height * width, dtype=torch.long, device="cpu")
 
 
-def _hierarchical_classes(height: int, width: int) -> torch.LongTensor:
+def _hierarchical_classes(height: int, width: int) -> torch.Tensor:
     """0 where row and column are even, 1 elsewhere (section 3.4.3)."""
     row, column = _rows_and_columns(height, width)
     return (row % 2) | (column % 2)
 
 
-def _center_first_classes(height: int, width: int) -> torch.LongTensor:
+def _center_first_classes(height: int, width: int) -> torch.Tensor:
     """0 in the middle half (rounded up) of the rows and of the columns, 1 around it."""
     row, column = _rows_and_columns(height, width)
     outside = torch.zeros(height * width, dtype=torch.bool, device="cpu")
@@ -162,23 +160,23 @@ def _center_first_classes(height: int, width: int) -> torch.LongTensor:
     return outside.long()
 
 
-def _border_first_classes(height: int, width: int) -> torch.LongTensor:
+def _border_first_classes(height: int, width: int) -> torch.Tensor:
     """0 around the middle, 1 inside it."""
     return 1 - _center_first_classes(height, width)
 
 
-def _raster_keys(height: int, width: int) -> torch.LongTensor:
+def _raster_keys(height: int, width: int) -> torch.Tensor:
     """Row after row."""
     return torch.arange(height * width, device="cpu")
 
 
-def _alternate_keys(height: int, width: int) -> torch.LongTensor:
+def _alternate_keys(height: int, width: int) -> torch.Tensor:
     """Row after row, the odd rows from right to left."""
     row, column = _rows_and_columns(height, width)
     return row * width + torch.where(row % 2 == 0, column, width - 1 - column)
 
 
-def _spiral_in_keys(height: int, width: int) -> torch.LongTensor:
+def _spiral_in_keys(height: int, width: int) -> torch.Tensor:
     """Ring after ring inwards; a ring runs from its lower right corner up, left, down and right again."""
     row, column = _rows_and_columns(height, width)
     ring = torch.stack((row, column, height - 1 - row, width - 1 - column)).amin(dim=0)
@@ -191,28 +189,28 @@ def _spiral_in_keys(height: int, width: int) -> torch.LongTensor:
     return ring * (2 * (height + width)) + step
 
 
-def _spiral_out_keys(height: int, width: int) -> torch.LongTensor:
+def _spiral_out_keys(height: int, width: int) -> torch.Tensor:
     """The inward spiral walked backwards."""
     return -_spiral_in_keys(height, width)
 
 
-def _coordinate_bits(height: int, width: int) -> torch.LongTensor:
+def _coordinate_bits(height: int, width: int) -> torch.Tensor:
     """Binary digits of row and column, taken in turns and row first, from the lowest up: (N, digits, 2)."""
     digits = torch.arange((max(height, width) - 1).bit_length(), device="cpu")
     return torch.stack(_rows_and_columns(height, width), dim=1)[:, None, :] >> digits[:, None] & 1
 
 
-def _binary_number(bits: torch.LongTensor) -> torch.LongTensor:
+def _binary_number(bits: torch.Tensor) -> torch.Tensor:
     """The numbers (N,) that rows of binary digits (N, K) spell, the highest first."""
     return (bits << torch.arange(bits.shape[1], device="cpu").flip(0)).sum(dim=1)
 
 
-def _z_curve_keys(height: int, width: int) -> torch.LongTensor:
+def _z_curve_keys(height: int, width: int) -> torch.Tensor:
     """Quarter after quarter of the grid, each again by quarters: the highest digits count most."""
     return _binary_number(_coordinate_bits(height, width).flip(1).flatten(1))
 
 
-def _subsample_keys(height: int, width: int) -> torch.LongTensor:
+def _subsample_keys(height: int, width: int) -> torch.Tensor:
     """Every other row and column first, each such coarse grid again so: the lowest digits count most."""
     return _binary_number(_coordinate_bits(height, width).flatten(1))
 

@@ -66,9 +66,7 @@ def uniform(
     return torch.stack(rows)
 
 
-def image_seeds(
-    batch_size: int, generator: torch.Generator | Sequence[torch.Generator] | None = None
-) -> torch.LongTensor:
+def image_seeds(batch_size: int, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> torch.Tensor:
     """Sample a seed of 63 bits for each image, from its own generator alone; returns (B,) on the CPU."""
     seeds = []
     for row_generator in check_generators(generator, batch_size):

@@ -17,19 +17,19 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
 
     def refine(
         self,
-        input_ids: torch.LongTensor,
-        class_labels: torch.LongTensor,
-        mask: torch.BoolTensor | None = None,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor,
+        mask: torch.Tensor | None = None,
         share: float = 0.1,
         num_rounds: int = 1,
         *,
-        known_mask: torch.BoolTensor | None = None,
+        known_mask: torch.Tensor | None = None,
         num_parts: int = 8,
         grid_size: int | tuple[int, int] | None = None,
         rotary: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         **settings: Any,
-    ) -> torch.LongTensor:
+    ) -> torch.Tensor:
         """
         Sample chosen tokens of finished images again, given the rest, for a number of rounds.
 

@@ -9,7 +9,7 @@ change it. Shapes: B images, G tokens of each, V codebook entries.
 import torch
 
 
-def gumbel_noise(seeds: torch.LongTensor, positions: torch.LongTensor, num_codes: int) -> torch.Tensor:
+def gumbel_noise(seeds: torch.Tensor, positions: torch.Tensor, num_codes: int) -> torch.Tensor:
     """
     Standard Gumbel noise: the argmax of logits plus noise is a sample of their softmax.
 
@@ -34,8 +34,8 @@ def gumbel_noise(seeds: torch.LongTensor, positions: torch.LongTensor, num_codes
 
 
 def sample_tokens(
-    scores: torch.Tensor, seeds: torch.LongTensor | None, positions: torch.LongTensor
-) -> tuple[torch.LongTensor, torch.Tensor]:
+    scores: torch.Tensor, seeds: torch.Tensor | None, positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     One token for each position.
 

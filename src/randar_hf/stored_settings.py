@@ -39,7 +39,7 @@ def find_settings(
     if os.path.isdir(name_or_path):
         folder = os.path.join(name_or_path, subfolder)
         return folder if os.path.isfile(os.path.join(folder, FILE)) else None
-    place = {"repo_id": str(name_or_path), "revision": revision, "cache_dir": cache_dir}
+    place: dict[str, Any] = {"repo_id": str(name_or_path), "revision": revision, "cache_dir": cache_dir}
     try:
         return os.path.dirname(hf_hub_download(filename=FILE, subfolder=subfolder or None, **place, **download))
     except LocalEntryNotFoundError as error:

@@ -25,7 +25,7 @@ def pixel_range(vqvae: VQModel) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
+def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.Tensor:
     """
     The nearest code of every cell of an image; any rectangular size.
 
@@ -50,7 +50,7 @@ def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.LongTensor:
 
 
 @torch.no_grad()
-def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+def decode(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
     """
     The images that token grids stand for.
 
@@ -76,13 +76,13 @@ def decode(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
     return _look_up(vqvae, tokens)
 
 
-def _look_up(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+def _look_up(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
     """[`decode`] of tokens that are known to be of the codebook; nothing is read from the device."""
     shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
     return vqvae.decode(tokens.flatten().to(execution_device(vqvae)), force_not_quantize=True, shape=shape).sample
 
 
-def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
+def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.Tensor:
     """[`encode`] for images (B, 3, H, W) in [-1, 1], as diffusers' image processors give them, for any tokenizer."""
     _check_pixels(images, vqvae.config.in_channels, downsampling(vqvae))
     low, high = pixel_range(vqvae)
@@ -90,7 +90,7 @@ def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
 
 
 @torch.no_grad()
-def decode_images(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+def decode_images(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
     """
     [`decode`] to images in [-1, 1], as diffusers' image processors take them, for any tokenizer.
 

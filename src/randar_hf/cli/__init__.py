@@ -118,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return app(arguments, prog_name="randar-hf", standalone_mode=False) or 0
     except typer.TyperException as error:  # of the words themselves
-        command = error.ctx.command_path if getattr(error, "ctx", None) else "randar-hf"
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "randar-hf"
         print(f"{command}: error: {' '.join(error.format_message().split())}", file=sys.stderr)
         return error.exit_code

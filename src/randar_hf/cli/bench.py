@@ -49,11 +49,17 @@ def bench(
     ] = None,
 ):
     """Measure speed and memory with random weights."""
-    shared = {"model_type": model_type, "size": size, "batch_size": batch_size, "dtype": dtype, "device": device}
-    generation = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
+    shared: dict[str, Any] = {
+        "model_type": model_type,
+        "size": size,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "device": device,
+    }
+    generation: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
     generation |= {"known_tokens": known_tokens, "speculative_window": speculative_window, "passes": passes}
     generation |= {"table": table}
-    training = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
+    training: dict[str, Any] = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
     training |= {"gradient_accumulation_steps": gradient_accumulation_steps, "published": published}
     _check_kind(train, generation, training)
     if train:
@@ -65,12 +71,12 @@ def bench(
         return
     from randar_hf.bench import count_passes, measure
 
-    if generation.pop("table"):
-        _write_table(table, dtype, device)
+    if file := generation.pop("table"):
+        _write_table(file, dtype, device)
         return
     if generation.pop("passes"):
-        given = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-        print(_format_table(count_passes(model_type, dtype=dtype, device=device, **given)))
+        scale: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+        print(_format_table(count_passes(model_type, dtype=dtype, device=device, **scale)))
         return
     generation["num_inference_steps"] = generation.pop("steps")
     for name, value in measure(**shared, runs=runs, **generation).items():

@@ -1,6 +1,6 @@
 """`randar-hf correspondence`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,10 +40,11 @@ def correspondence(
 
     pairs = read_pairs(folder, split)
     pipe = load_model(options)
-    networks = [ModelFeatures(pipe, layer, count, options.seed) for layer, count in chosen]
-    results, drawn = [], []
+    networks = [ModelFeatures(pipe, layer, int(count), options.seed) for layer, count in chosen]
+    results: list[dict] = []
+    drawn: list[Any] = []
     for (layer, count), network in zip(chosen, networks, strict=True):
-        kept = []
+        kept: list[Any] = []
         numbers = measure_correspondence(
             pairs, network.maps, image_size(pipe), alpha, lambda *parts, kept=kept: kept.append(parts)
         )

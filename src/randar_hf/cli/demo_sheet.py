@@ -78,7 +78,7 @@ def _appearing(pipe: RandARPipeline, seed: int) -> Section:
     """Snapshots of two images while they are decoded; cells that are still unknown are grey."""
     config, rows = pipe.transformer.config, []
     for order in PROGRESS_ORDERS:
-        snapshots = []
+        snapshots: list[torch.Tensor] = []
 
         def keep(pipe, step, timestep, inputs, snapshots=snapshots):
             snapshots.append(inputs["latents"])

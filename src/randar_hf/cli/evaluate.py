@@ -1,6 +1,6 @@
 """`randar-hf evaluate`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,9 +63,10 @@ def evaluate(
     state = start_processes(device)
     network = features.load(device or state.device)
     opened = open_reference(reference, network, folder / "features", crop, **data.given())
-    check_counts(num_images or 50_000 if from_model else images.count, opened)
-    if from_model:
-        requested = {"num_images": num_images or 50_000, "classes": classes, "seed": seed, "dtype": dtype}
+    check_counts(num_images or 50_000 if images is None else images.count, opened)
+    if images is None:
+        requested: dict[str, Any] = {"num_images": num_images or 50_000, "classes": classes}
+        requested |= {"seed": seed, "dtype": dtype}
         requested |= {"batch_size": batch_size, "device": device, "write_npz": False}
         images = open_images("samples", sample_images(samples, folder / "samples", **requested, **sampling.given()))
     result = evaluate_images(

@@ -1,6 +1,6 @@
 """`randar-hf evaluate-inpainting`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def evaluate_inpainting(
     opened = open_images("data", images, image_size(pipe), **data.given())
     labels = class_ids(opened, pipe.id2label, pipe.transformer.config.num_classes)
     network = features.load(options.device)
-    settings = {"masks": names, "batch_size": batch_size, "seed": options.seed} | sampling.given()
+    settings: dict[str, Any] = {"masks": names, "batch_size": batch_size, "seed": options.seed} | sampling.given()
     results = measure_inpainting(pipe, opened, labels, network, work, **settings)
     for name, numbers in results.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.5g}" for key, value in numbers.items()))

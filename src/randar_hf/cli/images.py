@@ -122,7 +122,8 @@ class Film(Sheet):
 
     def __init__(self, options: FilmOptions):
         super().__init__(options)
-        self.film, self.frames = None, []
+        self.film: Path | None = None
+        self.frames: list[list[Any]] = []  # of each call, the tokens after each step
         if options.animate:
             self.film = check_output(options.animate, options.overwrite, (".gif",), "--animate")
 

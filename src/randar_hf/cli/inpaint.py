@@ -1,6 +1,6 @@
 """`randar-hf inpaint`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def inpaint(
 ):
     """Paint a part of an image anew, as its class or as another."""
     film = Film(sheet)
-    sources = {"image": read_image("image", image), "mask_image": read_image("mask", mask)}
+    sources: dict[str, Any] = {"image": read_image("image", image), "mask_image": read_image("mask", mask)}
     pipe = open_pipeline("RandARInpaintPipeline", pipeline, sampling)
     settings = {**sampling.given(), "strength": strength, "seam": seam, "callback_on_step_end": film.callback}
     images = make_images(pipe, pipeline.seed, [label], **sources, **settings)

@@ -103,7 +103,8 @@ class PipelineOptions:
 def from_fields(function: Callable) -> Callable:
     """A command that takes an option for each field of those parameters that are settings classes."""
     signature = inspect.signature(function)
-    classes = {name: each.annotation for name, each in signature.parameters.items() if is_dataclass(each.annotation)}
+    annotations: dict[str, Any] = {name: each.annotation for name, each in signature.parameters.items()}
+    classes = {name: each for name, each in annotations.items() if isinstance(each, type) and is_dataclass(each)}
 
     @wraps(function)
     def command(**values):
@@ -115,7 +116,7 @@ def from_fields(function: Callable) -> Callable:
     option = recipe_option if "recipe" in signature.parameters else _option
     parameters += [each for each_class in classes.values() for each in option_parameters(each_class, option)]
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    command.__signature__ = signature.replace(parameters=parameters)
+    vars(command)["__signature__"] = signature.replace(parameters=parameters)
     return command
 
 

@@ -1,6 +1,6 @@
 """`randar-hf outpaint`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def outpaint(
     """Extend an image beyond its sides."""
     film, source = Film(sheet), read_image("image", image)
     pipe = open_pipeline("RandAROutpaintPipeline", pipeline, sampling)
-    settings = {"left": left, "right": right, "top": top, "bottom": bottom, "attention": attention}
+    settings: dict[str, Any] = {"left": left, "right": right, "top": top, "bottom": bottom, "attention": attention}
     settings |= {**sampling.given(), "image": source, "callback_on_step_end": film.callback}
     images = make_images(pipe, pipeline.seed, [label], **settings)
     film.save(images, [label])

@@ -55,7 +55,7 @@ def probe(
 
     recipe = ProbeRecipe(epochs, warmup_epochs, train_batch_size, learning_rate, options.seed)
     pipe = load_model(options)
-    networks = [ModelFeatures(pipe, layer, count, options.seed) for layer, count in chosen]
+    networks = [ModelFeatures(pipe, layer, int(count), options.seed) for layer, count in chosen]
     columns = data.given()
     sets = [
         open_images("data", images, image_size(pipe), **columns),

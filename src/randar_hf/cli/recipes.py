@@ -19,7 +19,7 @@ NULL, BOOLEAN = "null", "[true|false]"
 class RecipeCommand(TyperCommand):
     """A command with `--recipe`, whose options take `--list 1 2`, and `--switch` as `--switch true`."""
 
-    def parse_args(self, context: typer.Context, words: list[str]) -> list[str]:
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
         """Parse the words of the command line."""
         return super().parse_args(context, list(self._spell_out(words)))
 
@@ -37,7 +37,7 @@ class RecipeCommand(TyperCommand):
             if word in switches and following.startswith("--"):
                 yield "true"
 
-    def format_help(self, context: typer.Context, formatter: Any):
+    def format_help(self, context: Any, formatter: Any):
         """Write the help, with what the recipe is for if one was given before."""
         shown = copy(self)
         if recipe := context.params.get("recipe"):

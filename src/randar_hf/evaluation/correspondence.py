@@ -140,7 +140,8 @@ def measure_correspondence(
     """
     if not is_finite(alpha) or alpha <= 0:
         raise ValueError(f"`alpha` must be above 0, got {alpha!r}.")
-    found, cache = defaultdict(list), {}
+    found = defaultdict(list)
+    cache: dict[Path, tuple[torch.Tensor, tuple[int, int]]] = {}
     for pair in pairs:
         if len(cache) > MAX_CACHED:
             cache.clear()

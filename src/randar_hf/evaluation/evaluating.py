@@ -3,6 +3,7 @@
 import os
 import warnings
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,11 +113,11 @@ def metric_names(extractor: nn.Module) -> dict[str, str]:
 def _measure(store: FeatureStore, reference: Reference, half_precision: bool) -> dict[str, float]:
     names, metrics = metric_names(store.extractor), {}
     for kind, statistics in reference.statistics.items():
-        if store.array(kind) is not None:
+        if store.has(kind):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of few images, which the sentence tells
                 metrics[names[kind]] = frechet_distance(store.statistics(kind), statistics)
-    logits = store.array("logits")
+    logits = store.array("logits") if store.has("logits") else None
     if logits is not None:
         probabilities = torch.cat([torch.as_tensor(part).double().softmax(dim=1) for part in store.blocks("logits")])
         metrics[names["score"]] = inception_score(probabilities, SPLIT_SIZE)
@@ -132,7 +133,8 @@ def _measure(store: FeatureStore, reference: Reference, half_precision: bool) ->
 
 def _describe(metrics: dict[str, float], store: FeatureStore, reference: Reference) -> str:
     """One sentence with the main number and what keeps it from being compared with others."""
-    extractor, count = store.extractor, store.images.count
+    extractor: Any = store.extractor
+    count = store.images.count
     name = metric_names(extractor)["pool"]
     title = "FID" if name == "fid" else f"Frechet distance of {extractor.name} features (no FID)"
     if name not in metrics:

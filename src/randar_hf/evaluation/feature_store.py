@@ -82,9 +82,13 @@ class FeatureStore:
         if state is not None:
             state.wait_for_everyone()
 
-    def array(self, kind: str) -> np.ndarray | None:
-        """The features of a kind (n, d), memory-mapped; `None` if the network has none."""
-        return np.load(self._path(kind), mmap_mode="r") if self._path(kind).exists() else None
+    def has(self, kind: str) -> bool:
+        """Whether the network has features of a kind."""
+        return self._path(kind).exists()
+
+    def array(self, kind: str) -> np.ndarray:
+        """The features of a kind (n, d), memory-mapped."""
+        return np.load(self._path(kind), mmap_mode="r")
 
     def blocks(self, kind: str) -> Iterator[np.ndarray]:
         """The features of a kind, in blocks (b, d)."""
@@ -113,8 +117,8 @@ class FeatureStore:
     def _extract(self, rows: list[int]) -> dict[str, np.ndarray]:
         """The features of some images, (b, d) of each kind."""
         outputs = self.extractor(self.images.batch(rows))
-        values = {kind: getattr(outputs, kind, None) for kind in KINDS}
-        values = {kind: value.float().cpu() for kind, value in values.items() if value is not None}
+        found = {kind: getattr(outputs, kind, None) for kind in KINDS}
+        values = {kind: value.float().cpu() for kind, value in found.items() if value is not None}
         for kind, value in values.items():
             if not torch.isfinite(value).all():
                 raise ValueError(

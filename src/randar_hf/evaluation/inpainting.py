@@ -144,7 +144,9 @@ def _paint(pipe, images: ImageSet, labels, folder: Path, name: str, batch_size: 
     for start in tqdm(range(0, images.count, batch_size), desc=f"mask {name}", unit="batch"):
         rows = range(start, min(start + batch_size, images.count))
         pixels = images.batch(rows)  # (b, 3, H, W)
-        batch_masks = np.stack([make_mask(name, *pixels.shape[2:], image_seed(seed, row)) for row in rows])
+        batch_masks = np.stack(
+            [make_mask(name, pixels.shape[2], pixels.shape[3], image_seed(seed, row)) for row in rows]
+        )
         if not all(paths[row].exists() for row in rows):
             _paint_batch(pipe, pixels, batch_masks, [labels[row] for row in rows], paths, rows, seed, settings)
         known = torch.from_numpy(~batch_masks)[:, None].expand_as(pixels)  # (b, 3, H, W)

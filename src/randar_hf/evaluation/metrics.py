@@ -234,7 +234,7 @@ def kernel_distance(samples: Features, reference: Features) -> KernelDistance:
         (len(part) - 1) / len(part) * (part - part.mean()).square().sum()
         for part in (without_sample, without_reference)
     ]
-    return KernelDistance(float(sum(terms)), float(sum(variances).sqrt()))
+    return KernelDistance(float(sum(terms)), float(sum(variances)) ** 0.5)
 
 
 def check_features(name: str, features: Features, least: int = 2) -> torch.Tensor:

@@ -17,7 +17,7 @@ from .inception import check_images
 TOKENIZER = "tokenizer"  # in place of a layer: the latents of the image tokenizer
 
 
-def encode_pixels(pipe: DiffusionPipeline, images: torch.Tensor) -> torch.LongTensor:
+def encode_pixels(pipe: DiffusionPipeline, images: torch.Tensor) -> torch.Tensor:
     """Tokens (B, h * w) of uint8 images (B, 3, H, W) of the pipeline's size."""
     return encode_images(pipe.vqvae, check_images(images).float() / 127.5 - 1).flatten(1)
 
@@ -53,7 +53,9 @@ class ModelFeatures(nn.Module):
         self.pipe, self.layer, self.rounds = [pipe], layer, rounds  # in a list: its modules are not this one's
         self.grid = pipe.transformer.config.grid
         name = pipe.transformer.config.fixed_order or "random"
-        self.order = make_order(name, *self.grid, generator=torch.Generator().manual_seed(seed))  # (1, N)
+        self.order = make_order(
+            name, self.grid[0], self.grid[1], generator=torch.Generator().manual_seed(seed)
+        )  # (1, N)
         self.name = f"layer {layer}, {rounds} rounds, seed {seed}"
         hashes = hash_weights(pipe.transformer) + hash_weights(pipe.vqvae)
         self.sha256 = hashlib.sha256(hashes.encode()).hexdigest()

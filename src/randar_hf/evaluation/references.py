@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Reference:
         if self.store is None:
             return
         if not self.statistics:
-            kinds = [kind for kind in MOMENTS if self.store.array(kind) is not None]
+            kinds = [kind for kind in MOMENTS if self.store.has(kind)]
             self.statistics = {kind: self.store.statistics(kind) for kind in kinds}
         self.features = self.store.array("pool")[spread_indices(self.store.images.count)]
 
@@ -74,7 +75,7 @@ def spread_indices(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, MAX_FEATURES)).round().astype(int)
 
 
-def spatial_order() -> torch.LongTensor:
+def spatial_order() -> torch.Tensor:
     """Where the spatial features in the ADM evaluator's order, channels last, lie in ours, channels first."""
     channels, height, width = SPATIAL_SHAPE
     return torch.arange(channels * height * width).view(channels, height, width).permute(1, 2, 0).flatten()
@@ -173,7 +174,7 @@ def save_statistics(path: str | os.PathLike, reference: Reference, extractor: nn
         path (`str`): npz file with `mu`, `sigma`, `mu_s` and `sigma_s`, as the ADM evaluator's, the features `pool`
             for precision and recall, and `about`: JSON with the network, its hash, and the images.
     """
-    arrays = {} if reference.features is None else {"pool": reference.features}
+    arrays: dict[str, Any] = {} if reference.features is None else {"pool": reference.features}
     for kind, statistics in reference.statistics.items():
         order = spatial_order() if kind == "spatial" else torch.arange(len(statistics.mean))
         mean, covariance = MOMENTS[kind]

@@ -98,19 +98,23 @@ def sample_images(
     }
     spatial = {"spatial_guidance_scale": spatial_guidance_scale, "spatial_dropout": spatial_dropout}
     given |= {name: value for name, value in spatial.items() if value is not None}
-    request = {"num_images": num_images, "classes": classes, "seed": seed, "dtype": dtype}
+    request: dict[str, Any] = {"num_images": num_images, "classes": classes, "seed": seed, "dtype": dtype}
     _check_arguments(**request, batch_size=batch_size, order=order)
     folder = check_path("output_dir", output_dir)
     _check_folder(folder)
     state = start_processes(device)
-    device = state.device if device is None else torch.device(device)
+    target = state.device if device is None else torch.device(device)
     source = demo_checkpoint() if model is None else os.fspath(model)
     pipe = load_pipeline("model", source, "RandARPipeline", getattr(torch, dtype))
     request |= {"pipeline": type(pipe).__name__, "model_sha256": model_hash(pipe)}
-    pipe.to(device).set_progress_bar_config(disable=True)
+    pipe.to(target).set_progress_bar_config(disable=True)
     labels = [image_class(classes, seed, i, pipe.transformer.config.num_classes) for i in range(num_images)]
     settings = {**request, **_resolve(pipe, given, labels[:batch_size])}
-    started_with = {"model": source if model else "the shipped one", "batch_size": batch_size, "device": str(device)}
+    started_with: dict[str, Any] = {
+        "model": source if model else "the shipped one",
+        "batch_size": batch_size,
+        "device": str(target),
+    }
     started_with["num_processes"] = state.num_processes
     paths = _image_paths(folder, num_images)
     with hold_folder(state, "output_dir", folder, partial(_check_run, folder, settings)):
@@ -166,9 +170,9 @@ def model_hash(pipe: DiffusionPipeline) -> str:
 def _check_arguments(num_images: int, classes: str, seed: int, dtype: str, batch_size: int, order: str | None):
     for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         check_int(name, value, least, MAX_IMAGES if name == "num_images" else None)
-    for name, value, choices in (("classes", classes, CLASSES), ("dtype", dtype, TYPES)):
-        if value not in choices:
-            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+    for name, word, choices in (("classes", classes, CLASSES), ("dtype", dtype, TYPES)):
+        if word not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {word!r}.")
     if order is not None and not isinstance(order, str):
         raise ValueError(f"`order` must be the name of an order, got {order!r}.")
 

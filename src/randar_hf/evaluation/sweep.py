@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelerate import PartialState
@@ -52,7 +52,7 @@ def expand_range(name: str, text: str, kind: type = float) -> list:
         raise ValueError(f"`{name}` must be values as 3,3.5 or from:to:step as 1:8:0.1, got {text!r}.") from error
 
 
-def list_settings(grid: dict[str, Sequence]) -> list[dict]:
+def list_settings(grid: Mapping[str, Sequence]) -> list[dict]:
     """All combinations of a grid, each once; raises a `ValueError` for a setting that cannot be swept."""
     unknown = [name for name in grid if name not in NAMES]
     if unknown:
@@ -68,7 +68,7 @@ def sweep(
     model: str | os.PathLike | None,
     reference: Reference,
     output_dir: str | os.PathLike,
-    grid: dict[str, Sequence],
+    grid: Mapping[str, Sequence],
     extractor: nn.Module,
     num_images: int = 10_000,
     batch_size: int = 32,

@@ -118,7 +118,8 @@ def shelve(items: list[tuple[str, str]] | None, examples: list[str], count: int)
 
 def find_device() -> str:
     """The accelerator that PyTorch finds, or the CPU."""
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
 
 
 def _describe(studio: Studio, source: str | None) -> str:

@@ -67,4 +67,5 @@ def draw_order(name: str, grid: tuple[int, int], num_steps: int, seed: int) -> b
 
 def _rank_colour(fraction: float) -> tuple[int, int, int]:
     hue = round(170 * (1 - fraction))  # of 255: blue, then green, then red
-    return Image.new("HSV", (1, 1), (hue, 200, 230)).convert("RGB").getpixel((0, 0))
+    red, green, blue = Image.new("HSV", (1, 1), (hue, 200, 230)).convert("RGB").tobytes()
+    return red, green, blue

@@ -162,7 +162,7 @@ def _build_enlarge(studio: Studio):
             PLAIN: asked | {"spatial_guidance_scale": 1.0},
             FLAT: asked | {"hierarchical": False},
         }
-        done = []
+        done: list[tuple[str, str]] = []
         for name, settings in kinds.items():
             if name in (PLAIN, FLAT) and name not in compare:
                 continue

@@ -73,7 +73,7 @@ class Studio:
         self, image: Image.Image, mask: Image.Image, class_label: int, count: int, seed: int, **settings
     ) -> Iterator[Frame]:
         """Frames of `count` answers for an image whose parts under the white of the mask are painted anew."""
-        if mask.convert("L").getextrema()[1] < 128:
+        if mask.convert("L").point(lambda value: value >= 128).getbbox() is None:
             raise ValueError("Nothing is painted: mark with the brush what is to change.")
         return self._run(RandARInpaintPipeline, [class_label], count, seed, image=image, mask_image=mask, **settings)
 
@@ -88,7 +88,7 @@ class Studio:
         width, height = (max(round(side * factor / self.factor), 1) * self.factor for side in self.size)
         return self._run(RandARExtrapolationPipeline, [class_label], 1, seed, height=height, width=width, **settings)
 
-    def read(self, image: Image.Image) -> torch.LongTensor:
+    def read(self, image: Image.Image) -> torch.Tensor:
         """Tokens (1, N) of an image, scaled to the trained size."""
         image = image.convert("RGB").resize(self.size, Image.Resampling.LANCZOS)
         return encode_images(self.pipe.vqvae, self.pipe.image_processor.preprocess(image)).flatten(1)
@@ -144,7 +144,8 @@ def iterate(pipe: Any, **arguments) -> Iterator[Frame]:
     Returns:
         iterator over [`Frame`], the last one of which holds the results.
     """
-    frames, stop, began, shown = queue.Queue(maxsize=1), threading.Event(), time.monotonic(), 0.0
+    frames: queue.Queue[Frame | BaseException] = queue.Queue(maxsize=1)
+    stop, began, shown = threading.Event(), time.monotonic(), 0.0
 
     def hand_over(thing: Frame | BaseException):
         while not stop.is_set():
@@ -183,7 +184,7 @@ def iterate(pipe: Any, **arguments) -> Iterator[Frame]:
         thread.join()
 
 
-def _partial_images(pipe: Any, latents: torch.LongTensor, arguments: dict[str, Any]) -> list[Image.Image]:
+def _partial_images(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> list[Image.Image]:
     """The images of tokens (B, N), grey where unknown, of a call with these arguments."""
     factor, grid = pipe.image_processor.config.vae_scale_factor, pipe.transformer.config.grid
     if "height" in arguments:
