@@ -1,12 +1,13 @@
 """Images and masks of every kind become the 8-bit pixels that viewers show."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from randar_hf.images import open_image, to_mask, to_rgb
+from randar_hf.images import open_image, read_header, to_mask, to_rgb
 
 
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
@@ -40,8 +41,10 @@ def test_orientations_are_applied(orientation, kind):
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
     options = {"lossless": True} if kind == "WEBP" else {}
-    image = Image.open(io.BytesIO(encoded(stored, kind, exif=exif, **options)))
+    content = encoded(stored, kind, exif=exif, **options)
+    image = Image.open(io.BytesIO(content))
     assert np.array_equal(to_rgb(image), UPRIGHT)
+    assert read_header(content) == ("RGB", Image.fromarray(UPRIGHT).size)
     assert np.array_equal(to_mask(image.convert("L")), Image.fromarray(UPRIGHT).convert("L"))
 
 
@@ -119,3 +122,14 @@ def test_what_cannot_be_read_is_a_value_error_of_one_kind(tmp_path):
             open_image(path)
     with pytest.raises(FileNotFoundError):
         open_image(tmp_path / "none.png")
+
+
+def test_images_are_opened_in_one_place():
+    root = Path(__file__).parents[1]
+    files = [
+        file for folder in ("src", "pipelines", "training", "conversion") for file in (root / folder).rglob("*.py")
+    ]
+    found = {file.relative_to(root).as_posix() for file in files if "Image.open(" in file.read_text()}
+    drawn = "training/icons/drawing.py"  # opens what it has drawn
+    written = "pipelines/image_tensors.py"  # tells what to write
+    assert found == {"src/randar_hf/images.py", drawn, written}

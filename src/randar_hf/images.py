@@ -2,11 +2,14 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 MAX_FILE_BYTES = 2**30
@@ -30,14 +33,41 @@ def open_image(source: str | os.PathLike | bytes, mask: bool = False) -> Image.I
         ValueError: if it is no regular file, larger than 1 GiB, damaged, in no format that Pillow reads by itself, or
             of more than 2**26 pixels.
     """
+    with _opening(source) as image:
+        return to_mask(image) if mask else to_rgb(image)
+
+
+def read_header(source: str | os.PathLike | bytes) -> tuple[str, tuple[int, int]]:
+    """
+    What the beginning of an image file tells, without decoding it.
+
+    Args:
+        source (path or `bytes`): the file, or what it holds.
+
+    Returns:
+        `str` and `(int, int)`: the mode in the file, and width and height of what [`open_image`] gives.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`open_image`].
+    """
+    with _opening(source) as image:
+        # The reader of TIFF turns the size itself; what follows the pixels of a PNG is not looked for.
+        is_untold = image.format == "TIFF" or image.format == "PNG" and "exif" not in image.info
+        is_turned = not is_untold and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.mode, image.size[::-1] if is_turned else image.size
+
+
+@contextmanager
+def _opening(source: str | os.PathLike | bytes) -> Iterator[Image.Image]:
+    """An image within limits that is not decoded yet; whatever its reader raises names the file."""
     try:
-        content = source if isinstance(source, bytes) else _read_file(Path(source).expanduser())
-        with Image.open(BytesIO(content), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:  # which are not decoded yet
+        content = BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source).expanduser())
+        with content, Image.open(content, formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; scale it down"
                 )
-            return to_mask(image) if mask else to_rgb(image)
+            yield image
     except FileNotFoundError:
         raise
     except Exception as error:  # the readers of formats raise errors of many kinds
@@ -91,14 +121,14 @@ def _from_levels(levels: np.ndarray, transparent: int | None) -> Image.Image:
     return grey
 
 
-def _read_file(path: Path) -> bytes:
-    """The bytes of a regular file of bounded size."""
+def _open_file(path: Path) -> BinaryIO:
+    """A regular file of bounded size."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"it has {status.st_size} bytes, more than 1 GiB")
-    return path.read_bytes()
+    return path.open("rb")
 
 
 def _formats() -> list[str]:
@@ -107,4 +137,4 @@ def _formats() -> list[str]:
     return sorted(set(Image.OPEN) - {"EPS"})
 
 
-__all__ = ["open_image", "to_mask", "to_rgb"]
+__all__ = ["open_image", "read_header", "to_mask", "to_rgb"]

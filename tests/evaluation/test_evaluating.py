@@ -180,7 +180,7 @@ def test_wrong_images_are_one_sentence(make_images, tmp_path):
     refused("image 0 of .* cannot be read", tmp_path / "cut")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.png").write_text("no image")
-    refused("cannot be read as an image", tmp_path / "text")
+    refused("must hold images that can be read", tmp_path / "text")
     whole = as_array_file(make_images("whole", 4), tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[:1000])
     refused("is no whole npz file", tmp_path / "cut.npz")

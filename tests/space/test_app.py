@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
 from randar_hf.space import build_app, launch_app
-from randar_hf.space.components import MAX_BYTES, check_upload
+from randar_hf.space.components import MAX_BYTES, read_upload
 from randar_hf.space.files import keep_file
 
 
@@ -152,7 +152,7 @@ def test_files_too_large_are_refused(app, tmp_path):
     assert httpx.post(f"{app.local_url}gradio_api/upload", files=files).status_code == 413
     (tmp_path / "large.png").write_bytes(bytes(MAX_BYTES + 1))
     with pytest.raises(gr.Error, match="too large: 8.0 MiB"):
-        check_upload(str(tmp_path / "large.png"))
+        read_upload(str(tmp_path / "large.png"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from randar_hf.checks import is_finite
+from randar_hf.images import open_image
 
 
 MAX_CACHED = 100  # feature maps; images recur within a category
@@ -159,10 +160,10 @@ def measure_correspondence(
 
 def _feature_map(path: Path, maps: Callable, size: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """Features (D, h, w) of an image file, and its width and height."""
-    with Image.open(path) as image:
-        square = np.array(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(square).permute(2, 0, 1)[None]  # (1, 3, size, size)
-        return maps(pixels)[0].float().cpu(), image.size
+    image = open_image(path)
+    square = np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(square).permute(2, 0, 1)[None]  # (1, 3, size, size)
+    return maps(pixels)[0].float().cpu(), image.size
 
 
 def _percentages(hits: list[torch.Tensor]) -> dict[str, float]:
@@ -172,7 +173,7 @@ def _percentages(hits: list[torch.Tensor]) -> dict[str, float]:
 
 def draw_matches(pair: Pair, matches: torch.Tensor, right: torch.Tensor) -> Image.Image:
     """Both images side by side, with a line for each match: green where it is right, red elsewhere."""
-    first, second = (Image.open(path).convert("RGB") for path in (pair.source, pair.target))
+    first, second = (open_image(path) for path in (pair.source, pair.target))
     sheet = Image.new("RGB", (first.width + second.width, max(first.height, second.height)), "white")
     sheet.paste(first, (0, 0))
     sheet.paste(second, (first.width, 0))

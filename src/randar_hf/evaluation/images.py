@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from randar_hf.checks import is_int
 from randar_hf.crops import centre_square
 from randar_hf.extras import missing_package
-from randar_hf.images import open_image
+from randar_hf.images import open_image, read_header
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -193,10 +193,9 @@ def _check_headers(argument: str, files: list[Path]) -> None:
     first = None
     for file in files:
         try:
-            with Image.open(file) as image:
-                mode, size = image.mode, image.size
+            mode, size = read_header(file)
         except (OSError, ValueError) as error:
-            raise ValueError(f"`{argument}`: {str(file)!r} cannot be read as an image: {error}") from error
+            raise ValueError(f"`{argument}` must hold images that can be read: {error}") from error
         first = first or size
         if mode != "RGB" or size != first:
             found = f"{mode} in" if mode != "RGB" else f"{first[0]} x {first[1]} and {size[0]} x {size[1]} in"

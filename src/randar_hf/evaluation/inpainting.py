@@ -13,6 +13,7 @@ from torch import nn
 
 from randar_hf.checks import is_int
 from randar_hf.files import write_text
+from randar_hf.images import open_image
 
 from .feature_store import FeatureStore
 from .images import ImageSet, open_images
@@ -154,7 +155,7 @@ def _paint(pipe, images: ImageSet, labels, folder: Path, name: str, batch_size: 
         squares.append(float(((shown - pixels.float())[known]).square().sum()))
         counts.append(int(known.sum()))
         painted.append(batch_masks.mean(axis=(1, 2)))
-        results = np.stack([np.array(Image.open(paths[row])) for row in rows])
+        results = np.stack([np.array(open_image(paths[row])) for row in rows])
         difference = np.abs(results.astype(int) - pixels.permute(0, 2, 3, 1).numpy())
         largest = max(largest, int((difference * ~batch_masks[..., None]).max()))
     error = sum(squares) / max(sum(counts), 1)

@@ -23,6 +23,7 @@ from randar_hf import demo_checkpoint
 from randar_hf.checks import check_int, check_path
 from randar_hf.devices import check_device
 from randar_hf.files import check_no_links, clear_partial, hold_folder, whole_file, write_text
+from randar_hf.images import open_image
 from randar_hf.outputs import check_output_folder, files_of_runs
 from randar_hf.pipelines.loading import load_pipeline
 
@@ -312,8 +313,8 @@ def _write_array(path: Path, paths: Sequence[Path], labels: list[int], height: i
 
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-    except OSError as error:
+        pixels = np.asarray(open_image(path))
+    except (OSError, ValueError) as error:
         raise ValueError(f"`output_dir` holds {path.name}, which cannot be read: {error}") from error
     if pixels.shape != shape:
         raise ValueError(f"`output_dir` must hold images of the shape {shape}, got {pixels.shape} for {path.name}.")

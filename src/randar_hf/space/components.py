@@ -5,45 +5,51 @@ gradio writes a stub (`components.pyi`) beside every module that derives a compo
 """
 
 import base64
-import io
 from pathlib import Path
 
 import gradio as gr
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from randar_hf.images import open_image, read_header
 
 
 MAX_BYTES = 8 * 1024**2
 MAX_PIXELS = 4096 * 4096 // 4
 
 
-def check_upload(source: str | io.BytesIO):
-    """Raise a `gr.Error` for a file that is no image that can be read, or too large a one, before it is decoded."""
-    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
+def read_upload(source: str | bytes, mask: bool = False) -> Image.Image:
+    """
+    The image of a file, as [`~randar_hf.images.open_image`] reads it.
+
+    Raises a `gr.Error` for a file that is no image that can be read, or too large a one, before it is decoded.
+    """
+    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if size > MAX_BYTES:
         raise gr.Error(f"This file is too large: {size / 2**20:.1f} MiB, at most {MAX_BYTES / 2**20:.0f} are taken.")
     try:
-        with Image.open(source) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise gr.Error(
-                    f"This image is too large: {width} x {height} pixels, at most "
-                    f"{MAX_PIXELS / 2**20:.0f} million in all are taken. Make it smaller first."
-                )
-            image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        _, (width, height) = read_header(source)
+        if width * height <= MAX_PIXELS:
+            return open_image(source, mask)
+    except ValueError as error:
         raise gr.Error("This file is no image that can be read: give a PNG, JPEG or WebP.") from error
+    raise gr.Error(
+        f"This image is too large: {width} x {height} pixels, at most {MAX_PIXELS / 2**20:.0f} million in all are "
+        "taken. Make it smaller first."
+    )
 
 
 class ImageInput(gr.Image):
-    """An image of a visitor's, checked before it is decoded."""
+    """An image of a visitor's, read as all images are."""
 
     is_template = True  # shown by the parent's code in the browser
 
     def preprocess(self, payload):
-        if payload is not None:
-            is_data = bool(payload.url) and payload.url.startswith("data:")
-            check_upload(io.BytesIO(base64.b64decode(payload.url.partition(",")[2])) if is_data else payload.path)
-        return super().preprocess(payload)
+        """The image, or the mask for one of the mode L."""
+        if payload is None:
+            return None
+        is_data = bool(payload.url) and payload.url.startswith("data:")
+        source = base64.b64decode(payload.url.partition(",")[2]) if is_data else payload.path
+        return read_upload(source, mask=self.image_mode == "L")
 
 
 class MaskEditor(gr.ImageEditor):

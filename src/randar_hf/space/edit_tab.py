@@ -3,6 +3,8 @@
 import gradio as gr
 from PIL import Image
 
+from randar_hf.images import open_image
+
 from .components import ImageInput, MaskEditor
 from .controls import MODEL_QUEUE, build_class, build_seed, on_gpu
 from .drawing import scale_to_view
@@ -110,8 +112,7 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
 
 
 def _compare(image: Image.Image, answers: list[tuple[str, str]], event: gr.SelectData):
-    with Image.open(answers[event.index][0]) as answer:
-        return _pair(image, answer)
+    return _pair(image, open_image(answers[event.index][0]))
 
 
 def _pair(before: Image.Image, after: Image.Image) -> tuple[str, str]:

@@ -24,15 +24,14 @@ except ModuleNotFoundError:
 
 from pathlib import Path
 
-from PIL import Image
-
+from randar_hf.images import open_image
 from randar_hf.pipelines import {pipeline}
 from randar_hf.space import build_app, find_device, launch_app
 
 
 here = Path(__file__).parent
 pipe = {pipeline}.from_pretrained({model}).to(find_device())
-examples = [Image.open(path) for path in sorted((here / "examples").glob("*.png"))]
+examples = [open_image(path) for path in sorted((here / "examples").glob("*.png"))]
 
 if __name__ == "__main__":
     launch_app(build_app(pipe, {source}, examples))
