@@ -1,6 +1,7 @@
 """What the pipelines share: components, labels, checks, and the way from a plan to tokens and to images."""
 
 import copy
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate.utils import is_compiled_module
 from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from randar_hf.checks import check_int, is_finite, is_int
@@ -25,6 +27,7 @@ from .masks import composite
 from .sizes import check_size
 
 
+LONG_WORK = 4096  # tokens of an image
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 # The classes of transformers by their `model_type`, and what to do with one that a pipeline does not take.
 TRANSFORMERS = {"randar": "RandARForCausalLM", "rar": "RARForCausalLM"}
@@ -201,6 +204,19 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         count = num_labels * check_int(argument, num_images, 1)
         batch = f"a batch of {count} images by `{argument}`"
         self.transformer.check_memory(count, self.transformer.config.num_tokens, argument=batch)
+
+    def announce(self, *plans: GenerationPlan):
+        """Tell of long work before it begins, unless the progress bar, which tells the time left, is turned off."""
+        num_known = sum(max(plan.num_known) for plan in plans)
+        num_open = sum(plan.shape[1] - min(plan.num_known) for plan in plans)
+        if num_known + num_open <= LONG_WORK or getattr(self, "_progress_bar_config", {}).get("disable"):
+            return
+        after = f", after {num_known:,} known ones are read" if num_known else ""
+        tqdm.write(
+            f"{type(self).__name__}: {plans[0].shape[0]:,} x {num_open:,} tokens to decode in "
+            f"{sum(plan.num_steps for plan in plans):,} steps{after}; the time left is told after the first step.",
+            file=sys.stderr,
+        )
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Tokens (B, h, w) of images (B, 3, H, W) in [0, 1], whose sides are multiples of the pixels of a token."""

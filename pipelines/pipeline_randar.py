@@ -110,6 +110,7 @@ class RandARPipeline(RandARBasePipeline):
             compile_config=compile_config,
             order=order,
         )
+        self.announce(plan)
         states = self.transformer.decode(plan, generator=generator)
         latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self.refine(latents, plan, refine, refine_share, generator)

@@ -147,6 +147,7 @@ class RandARExtrapolationPipeline(RandARBasePipeline):
             {"spatial_guidance_scale": spatial_guidance_scale, "spatial_dropout": spatial_dropout},
             settings,
         )
+        self.announce(*((stages.coarse, stages.fine) if hierarchical else (stages.cells,)))
         states = stages.decode(self.transformer, hierarchical, generator)
         latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self.refine(latents, stages.cells, refine, refine_share, generator)

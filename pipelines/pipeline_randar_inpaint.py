@@ -152,6 +152,7 @@ class RandARInpaintPipeline(RandARBasePipeline):
             chosen = choose_fraction(masked, strength, generator)
             plan = self.transformer.plan_generation(labels, ~chosen, grid, **settings)
         warn_of_empty_masks(masked)
+        self.announce(plan)
         tokens = torch.zeros_like(masked, dtype=torch.long)  # (B, N)
         if masked.any() or output_type == "latent":
             factor = self.image_processor.config.vae_scale_factor

@@ -153,6 +153,7 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             )
             for window in windows
         ]
+        self.announce(*plans)
         tokens = canvas.extend(self.encode_images(torch.stack(images)), -1)  # (1 or B', h, w)
         tokens = tokens.repeat_interleave(len(labels) // len(images), dim=0)  # (B, h, w)
         states = slide(windows, plans, tokens, partial(self.transformer.decode, generator=generator))

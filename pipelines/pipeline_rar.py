@@ -101,6 +101,7 @@ class RARPipeline(RandARBasePipeline):
             compile_config=compile_config,
             order=order,
         )
+        self.announce(plan)
         states = self.transformer.decode(plan, generator=generator)
         latents = self.decode(states, callback_on_step_end, callback_on_step_end_tensor_inputs)
         return self.postprocess(latents, plan.grid, output_type, return_dict)

@@ -7,7 +7,12 @@ import torch
 from PIL import Image
 
 import randar_hf
-from randar_hf.pipelines import RandARInpaintPipeline, RandAROutpaintPipeline, RandARPipeline
+from randar_hf.pipelines import (
+    RandARExtrapolationPipeline,
+    RandARInpaintPipeline,
+    RandAROutpaintPipeline,
+    RandARPipeline,
+)
 
 
 def test_components_of_the_wrong_kind(model, vqvae):
@@ -105,3 +110,32 @@ def test_images_too_large_to_be_floats_are_refused(model, vqvae, large):
     for attention in ("full", "sliding_window"):
         with pytest.raises(ValueError, match="canvas of at most 67108864 pixels, got 16 x 40000000016"):
             RandAROutpaintPipeline(model, vqvae)(0, small, right=4 * 10**10, attention=attention)
+
+
+def test_long_work_is_announced_before_it_begins(model, vqvae, monkeypatch, capsys):
+    class Begun(Exception):
+        pass
+
+    def begin(*args, **kwargs):
+        raise Begun
+
+    monkeypatch.setattr(type(vqvae), "encode", begin)
+    monkeypatch.setattr(type(model), "decode", begin)
+    outpaint = RandAROutpaintPipeline(model, vqvae)
+    larger = RandARExtrapolationPipeline(model, vqvae)
+    image = Image.new("RGB", (256, 256))
+    for call, told in (
+        (
+            lambda: outpaint([0, 1], image, right=4, num_inference_steps=8),
+            "2 x 64 tokens to decode in 8 steps, after 4,096",
+        ),
+        (lambda: larger(0, height=272, width=272, hierarchical=False), "1 x 4,624 tokens to decode in "),
+        (lambda: outpaint(0, image.crop((0, 0, 16, 16)), right=4), ""),
+    ):
+        for is_quiet in (False, True):
+            for pipe in (outpaint, larger):
+                pipe.set_progress_bar_config(disable=is_quiet)
+            with pytest.raises(Begun):
+                call()
+            error = capsys.readouterr().err
+            assert (told in error and "time left" in error) if told and not is_quiet else not error
