@@ -85,8 +85,10 @@ def test_probe_and_classify(model_folder, make_images, tmp_path, capsys):
     data, validation = make_images("data", 24), make_images("validation", 12, seed=1)
     model = ("--model", model_folder)
     words = ("probe", data, "--validation", validation, "--epochs", 2, "--warmup-epochs", 1, "--layers", "1,tokenizer")
-    assert run(*words, *model) == 0
+    assert run(*words, *model, "--crops", 2) == 0
     found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["recipe"]["crops"] == 2 and found["data"]["images"] == 24
+    assert {np.load(path, mmap_mode="r").shape[0] for path in tmp_path.rglob("pool.npy")} == {48, 12}
     assert [(row["layer"], row["rounds"]) for row in found["results"]] == [
         (1, 1),
         (1, 2),

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from randar_hf import RARForCausalLM
 from randar_hf.evaluation.feature_store import FeatureStore
-from randar_hf.evaluation.images import open_images
+from randar_hf.evaluation.images import ImageSet, open_images
 from randar_hf.evaluation.model_features import ModelFeatures, encode_pixels, image_size
 from randar_hf.evaluation.probe import Lars, ProbeRecipe, check_labels, learning_rate, probe_accuracy, train_probe
+from randar_hf.evaluation.random_crops import random_crops
 from randar_hf.evaluation.zero_shot import class_ids, classify_images, draw_confusion
 from randar_hf.pipelines import RARPipeline
 
@@ -67,6 +69,39 @@ def test_a_probe_depends_on_its_seed_alone():
     first, second = (train_probe(features, labels, 8, recipe)[1].weight for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, train_probe(features, labels, 8, ProbeRecipe(2, 1, 32, seed=1))[1].weight)
+
+
+def test_each_epoch_takes_the_next_crops():
+    features, labels = clusters(64)
+    unread = np.full_like(features, np.nan)
+    once, twice = (ProbeRecipe(epochs, 0, batch_size=32, crops=2) for epochs in (1, 2))
+    weights = [train_probe(np.concatenate([features, part]), labels, 8, once)[1].weight for part in (features, unread)]
+    assert torch.equal(*weights)
+    assert train_probe(np.concatenate([features, unread]), labels, 8, twice)[1].weight.isnan().all()
+    thrice = ProbeRecipe(3, 0, batch_size=32, crops=2)  # the first ones again
+    assert torch.equal(
+        train_probe(np.concatenate([features, features]), labels, 8, thrice)[1].weight,
+        train_probe(features, labels, 8, thrice)[1].weight,
+    )
+
+
+def test_random_crops_are_those_of_the_recipe():
+    """Of an image whose pixels tell where they lie: red by column, green by row."""
+    columns, rows = np.meshgrid(np.arange(200), np.arange(200))
+    pixels = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
+    images = ImageSet("ramp", "data", "0", 2, lambda index: pixels, labels=[0, 1])
+    crops = random_crops(images, 64, 300, seed=1)
+    assert crops.count == 600 and crops.labels[:4] == [0, 1, 0, 1]
+    batch = crops.batch(range(600)).numpy().astype(int)  # (600, 3, 64, 64)
+    assert np.array_equal(batch[7], random_crops(images, 64, 10, seed=1).batch([7])[0].numpy())
+    assert not np.array_equal(batch[7], random_crops(images, 64, 10, seed=2).batch([7])[0].numpy())
+    widths, heights = batch[:, 0, 32, -1] - batch[:, 0, 32, 0], batch[:, 1, -1, 32] - batch[:, 1, 0, 32]
+    assert 0.4 < (widths < 0).mean() < 0.6 and (heights > 0).all()  # mirrored
+    areas, ratios = abs(widths) * heights / 200**2, abs(widths) / heights
+    assert 0.06 < areas.min() < 0.12 and 0.85 < areas.max() <= 1 and 0.4 < areas.mean() < 0.6
+    assert 0.7 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.4
+    tall = ImageSet("tall", "data", "0", 1, lambda index: Image.fromarray(pixels[:, :5]))
+    assert random_crops(tall, 8, 20, seed=0).batch(range(20)).shape == (20, 3, 8, 8)
 
 
 def test_top_5_counts_the_five_likeliest():

@@ -35,6 +35,7 @@ def probe(
     warmup_epochs: Annotated[int, typer.Option(help="in which the learning rate grows")] = 10,
     train_batch_size: Annotated[int, typer.Option(help="images of a training step")] = 16_384,
     learning_rate: Annotated[float, typer.Option(help="for a batch of 256")] = 0.1,
+    crops: Annotated[int, typer.Option(help="random crops of each training image; 0 for its centred square")] = 0,
     batch_size: Annotated[int, typer.Option(help="images whose features are computed at once")] = 32,
     output: JsonOutput = "probe.json",
     overwrite: Overwrite = False,
@@ -52,8 +53,9 @@ def probe(
     from randar_hf.evaluation.images import open_images
     from randar_hf.evaluation.model_features import ModelFeatures, image_size
     from randar_hf.evaluation.probe import ProbeRecipe, check_labels, probe_accuracy, train_probe
+    from randar_hf.evaluation.random_crops import random_crops
 
-    recipe = ProbeRecipe(epochs, warmup_epochs, train_batch_size, learning_rate, options.seed)
+    recipe = ProbeRecipe(epochs, warmup_epochs, train_batch_size, learning_rate, options.seed, crops)
     pipe = load_model(options)
     networks = [ModelFeatures(pipe, layer, int(count), options.seed) for layer, count in chosen]
     columns = data.given()
@@ -63,6 +65,9 @@ def probe(
     ]
     num_classes = int(check_labels(sets[0]).max()) + 1
     labels = [check_labels(part, num_classes) for part in sets]
+    about = [{"source": part.name, "sha256": part.sha256, "images": part.count} for part in sets]
+    if crops:
+        sets[0] = random_crops(sets[0], image_size(pipe), crops, options.seed)
     results = []
     for (layer, count), network in zip(chosen, networks, strict=True):
         stores = [FeatureStore(work, part, network) for part in sets]
@@ -73,5 +78,4 @@ def probe(
         numbers = probe_accuracy(head, arrays[1], labels[1], options.device)
         results.append({"layer": layer, "rounds": count} | numbers)
         print(f"layer {layer}, {count} rounds: top-1 {numbers['top_1']:.4f}, top-5 {numbers['top_5']:.4f}")
-    about = [{"source": part.name, "sha256": part.sha256, "images": part.count} for part in sets]
     write_numbers(target, {"results": results, "recipe": vars(recipe), "data": about[0], "validation": about[1]})

@@ -15,13 +15,15 @@ from .images import ImageSet
 @dataclass(frozen=True)
 class ProbeRecipe:
     """
-    How the head is trained: MAE's linear probing (arXiv 2111.06377, Table 10) on features that are computed once.
+    How the head is trained: MAE's linear probing (arXiv 2111.06377, Table 10) on features that are stored.
 
     Attributes:
         epochs (`int`), warmup_epochs (`int`): of a cosine schedule.
         batch_size (`int`): images of a training step; at most all.
         learning_rate (`float`): for a batch of 256; scaled by the batch.
-        seed (`int`): of the order of the images and of the weights.
+        seed (`int`): of the order of the images, of the weights and of the crops.
+        crops (`int`): random crops of each training image, which the epochs take in turn: one an epoch is MAE's; 0 for
+            the centred square in all epochs.
     """
 
     epochs: int = 90
@@ -29,9 +31,10 @@ class ProbeRecipe:
     batch_size: int = 16_384
     learning_rate: float = 0.1
     seed: int = 0
+    crops: int = 0
 
     def __post_init__(self):
-        for name, least in (("epochs", 1), ("warmup_epochs", 0), ("batch_size", 2), ("seed", 0)):
+        for name, least in (("epochs", 1), ("warmup_epochs", 0), ("batch_size", 2), ("seed", 0), ("crops", 0)):
             value = getattr(self, name)
             if not is_int(value) or value < least:
                 raise ValueError(f"`{name}` must be an int of at least {least}, got {value!r}.")
@@ -83,7 +86,9 @@ def train_probe(
     A linear head behind a batch normalisation without weights, trained on features that need not fit in memory.
 
     Args:
-        features (`numpy.ndarray` of shape (n, d)), labels (`numpy.ndarray` of shape (n,)): of the training images.
+        features (`numpy.ndarray` of shape (c n, d)): of the training images, or of c crops of each as
+            [`random_crops`] lists them, which the epochs take in turn.
+        labels (`numpy.ndarray` of shape (n,)): their class ids.
         num_classes (`int`): C.
         recipe ([`ProbeRecipe`]): how it is trained.
         device (`str`): where.
@@ -96,16 +101,17 @@ def train_probe(
     nn.init.normal_(linear.weight, std=0.01, generator=generator)
     nn.init.zeros_(linear.bias)
     head = nn.Sequential(nn.BatchNorm1d(features.shape[1], affine=False, eps=1e-6), linear).to(device).train()
-    batch_size = min(recipe.batch_size, len(features))
-    batches = len(features) // batch_size  # what is left over comes in another epoch
+    batch_size = min(recipe.batch_size, len(labels))
+    batches = len(labels) // batch_size  # what is left over comes in another epoch
     optimizer = Lars(head.parameters(), lr=0.0)
     for step in range(recipe.epochs * batches):
         if step % batches == 0:
-            order = torch.randperm(len(features), generator=generator).numpy()
+            order = torch.randperm(len(labels), generator=generator).numpy()
+            start = step // batches * len(labels) % len(features)  # of this epoch's crops
         rows = np.sort(order[step % batches * batch_size :][:batch_size])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step / batches, recipe) * batch_size / 256
-        batch = torch.from_numpy(np.array(features[rows])).to(device)
+        batch = torch.from_numpy(np.array(features[start + rows])).to(device)
         loss = nn.functional.cross_entropy(head(batch), torch.from_numpy(labels[rows]).long().to(device))
         optimizer.zero_grad()
         loss.backward()
