@@ -1,6 +1,9 @@
 """The commands that measure, with a small model and a small vision model of seeded weights."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +82,24 @@ def test_sweep(model_folder, vit, make_images, tmp_path, capsys):
         asked = (*command, *words[2 if command[0] == "evaluate" else 0 :], "--reference", "none.npz")
         assert refused(capsys, "`reference` must be an npz file that exists", *asked)  # before a model is sampled
         assert not list(tmp_path.glob("new*"))
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_numbers(model_folder, vit, make_images, tmp_path):
+    reference = make_images("reference", 13)
+    words = ["sweep", "--model", model_folder, "--reference", reference, "--num-images", 11, "--batch-size", 2]
+    words += ["--features", vit / "classifier", "--device", "cpu", "--steps", "2,4", "--output-dir"]
+    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m randar_hf".split()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *map(str, words), "both"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    # gloo may abort when all is done: the files decide
+    assert "6/6" in result.stderr and "3/3" in result.stderr, result.stderr  # images and batches of the first of them
+    assert run(*words, "alone") == 0
+    tables = [json.loads((tmp_path / name / "table.json").read_text()) for name in ("alone", "both")]
+    assert tables[0] == tables[1] and len(tables[0]) == 2
+    settings = json.loads((tmp_path / "both" / "num_inference_steps=2" / "samples" / "settings.json").read_text())
+    assert settings["started_with"]["num_processes"] == 2
 
 
 def test_probe_and_classify(model_folder, make_images, tmp_path, capsys):

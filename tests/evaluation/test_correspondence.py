@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from randar_hf import demo_checkpoint
 from randar_hf.evaluation.correspondence import draw_matches, match_points, measure_correspondence, read_pairs
 from randar_hf.evaluation.model_features import ModelFeatures
+from randar_hf.pipelines import RandARPipeline
 
 
 SIZE, CELL = 64, 4
@@ -68,6 +70,24 @@ def test_a_model_finds_itself_in_the_same_image(spair, pipe):
     for layer, rounds in ((1, 1), (2, 2)):
         found = measure_correspondence(pairs, ModelFeatures(pipe, layer, rounds).maps, 16)
         assert found["per_image"] == 100, (layer, rounds)
+
+
+def test_the_shipped_model_finds_moved_digits_in_the_second_round(tmp_path, write_pair):
+    """Moved by two cells, more than the tolerance: the first round mostly finds the old place again."""
+    pipe = RandARPipeline.from_pretrained(demo_checkpoint())
+    pipe.set_progress_bar_config(disable=True)
+    digits = pipe(list(range(10)), generator=torch.Generator().manual_seed(1)).images
+    for number, digit in enumerate(digits):
+        pixels = np.array(digit)  # (32, 32, 3)
+        contrast = pixels.mean(axis=2).reshape(8, CELL, 8, CELL).std(axis=(1, 3))  # (8, 8)
+        points = [[CELL * x + 2, CELL * y + 2] for y, x in np.argwhere(contrast[:, :-2] > 40).tolist()]
+        moved = [[x + 2 * CELL, y] for x, y in points]
+        write_pair(tmp_path, number, pixels, np.roll(pixels, 2 * CELL, axis=1), points, moved, [0, 0, 32, 32])
+    pairs = read_pairs(tmp_path)
+    first, second = (
+        measure_correspondence(pairs, ModelFeatures(pipe, 4, rounds).maps, 32)["per_point"] for rounds in (1, 2)
+    )
+    assert first < 10 and second > 25  # 1 in 64 by chance
 
 
 def test_matches_are_drawn(spair):

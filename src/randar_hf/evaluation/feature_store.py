@@ -47,7 +47,7 @@ class FeatureStore:
         self.about = json.dumps(about, indent=2)
         self.folder = Path(folder) / hashlib.sha256(self.about.encode()).hexdigest()[:16]
 
-    def fill(self, batch_size: int, state: PartialState | None = None, progress: bool = True) -> None:
+    def fill(self, batch_size: int, state: PartialState | None = None) -> None:
         """
         Compute what is missing; every process of `state` takes its share.
 
@@ -71,7 +71,7 @@ class FeatureStore:
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)][index::count]
         arrays = {kind: np.load(self._path(kind), mmap_mode="r+") for kind in KINDS if self._path(kind).exists()}
         for rows in tqdm(
-            batches, desc=f"features of {Path(self.images.name).name}", unit="batch", disable=not progress
+            batches, desc=f"features of {Path(self.images.name).name}", unit="batch", disable=not batches
         ):
             outputs = self._extract(rows.tolist())
             for kind, array in arrays.items():
