@@ -36,6 +36,7 @@ docs: $(STAMPS)/docs
 figures: $(STAMPS)/docs
 	$(BIN)/randar-hf demo --output docs/figures/demo.png --overwrite
 	$(BIN)/python docs/figures/make_orders_figure.py
+	$(BIN)/python docs/figures/make_lossless_figure.py
 	$(BIN)/python docs/figures/make_gallery.py
 
 # The wheel is tried where nothing of the checkout is: in an empty environment, from another folder.

@@ -119,6 +119,11 @@ def test_a_published_rar_names_figures_licence_and_limits():
     assert "| 15.5 | 1.7 | [authors' README]" in card.text and "issue 50" in card.text
 
 
+def test_a_stored_window_stands_where_steps_would(model):
+    card = make_card("mine", model.config, RandARGenerationConfig(speculative_window=16), 100, pixels=(16, 16))
+    assert "order random, lossless decoding with a window of 16, linear guidance of 4.0 |" in card.text
+
+
 def test_a_pushed_rar_carries_its_card(make_rar, pushed):
     make_rar().push_to_hub("someone/tench")
     assert "A RAR model" in pushed["README.md"].decode()

@@ -117,7 +117,9 @@ The tokens become an image through the tokenizer that the model was trained with
 {% endfor -%}
 | tokens | {{ height }} x {{ width }} of {{ vocab_size }} kinds |
 {% if generation -%}
-| generation by default | order {{ generation.order }}, {{ generation.num_inference_steps }} steps, \
+| generation by default | order {{ generation.order }}, \
+{% if generation.speculative_window %}lossless decoding with a window of {{ generation.speculative_window }}\
+{% else %}{{ generation.num_inference_steps }} steps{% endif %}, \
 {{ generation.guidance_schedule }} guidance of {{ generation.guidance_scale }}\
 {% if generation.guidance_schedule == "power_cosine" %} with the power {{ generation.guidance_power }}{% endif %}\
 {% if generation.temperature != 1 %}, temperature {{ generation.temperature }}{% endif %} |
