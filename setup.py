@@ -1,9 +1,12 @@
 """Packaging: the folders `pipelines`, `training` and `conversion` install as sub-packages of `randar_hf`."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 
+
+HOME = "https://github.com/randar-hf/randar-hf"  # where the repository is published; see docs/releasing.md
 
 TRAINING = [
     "accelerate>=1.15",
@@ -29,14 +32,28 @@ TEST = [
 DOCS = ["matplotlib>=3.10", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
 ICONS = ["resvg-py>=0.5"]
 
+
+def long_description() -> str:
+    """The README with links and figures that lead to the repository, so that they work on a package index."""
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\g<1>{HOME}/raw/main/", text)
+    return re.sub(r"(?<!!)(\[[^\]]*\]\()(?!\w+:|#)", rf"\g<1>{HOME}/blob/main/", text)
+
+
 setup(
     name="randar-hf",
     version="0.1.0",
     description="Random-order autoregressive image generation (RandAR) for transformers and diffusers",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    url=HOME,
+    project_urls={
+        "Documentation": f"{HOME}/blob/main/docs/index.md",
+        "Changelog": f"{HOME}/blob/main/CHANGELOG.md",
+        "Issues": f"{HOME}/issues",
+    },
     author="The randar_hf authors",
     keywords=["autoregressive", "diffusers", "image generation", "RandAR", "transformers"],
     classifiers=[

@@ -87,6 +87,7 @@ class HubMixin(PipelineHost):
             label=repr(name.split(",")[0]) if name else "0",
             origin=origin,
             has_code=has_code,
+            examples=[each.split(",")[0] for each in list(self.id2label.values())[:3]],
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):

@@ -1,15 +1,18 @@
 """Cards of models on the Hub."""
 
 import re
+from pathlib import Path
 
 import pytest
 import transformers.utils.hub as hub_utils
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 
+import randar_hf
 from randar_hf import RandARConfig, RARConfig
 from randar_hf.cards import Origin, make_card
 from randar_hf.configuration_generation import RandARGenerationConfig
 from randar_hf.conversion.published_files import PUBLISHED_FILES
+from randar_hf.pipelines import RandARPipeline
 
 
 ORIGIN = Origin(
@@ -139,3 +142,25 @@ def test_examples_on_cards_are_python(config, pixels, has_code):
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")
     assert len(blocks) == (3 if pixels else 1) and "{" not in card.text.split("## Citation")[0]
+
+
+def test_the_snippets_of_a_card_run(model, vqvae, class_names, tmp_path):
+    """All three ways to load, as the card of a saved pipeline writes them, with its folder for a repository."""
+    RandARPipeline(model, vqvae, id2label=class_names).save_pretrained(tmp_path / "mine")
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert card.data.widget == [{"text": "tench"}, {"text": "great white shark"}, {"text": "crane"}]
+    blocks = card.text.split("```python\n")[1:]
+    assert len(blocks) == 3
+    found = [{} for _ in blocks]
+    for block, names in zip(blocks, found):
+        exec(block.split("```")[0].replace('"mine"', repr(str(tmp_path / "mine"))), names)
+    assert [names["image"].size for names in found[:2]] == [(16, 16)] * 2 and found[2]["tokens"].shape == (1, 16)
+
+
+@pytest.mark.parametrize("folder", ["digits", "digits-rar"])
+def test_the_snippets_of_the_shipped_cards_run(folder):
+    text = (Path(randar_hf.__file__).parent / "checkpoints" / folder / "README.md").read_text()
+    blocks = text.split("```python\n")[1:]
+    assert blocks
+    for block in blocks:
+        exec(block.split("```")[0], {})

@@ -1,6 +1,8 @@
 import ast
 import importlib
 import inspect
+import re
+import runpy
 import subprocess
 import sys
 from importlib import metadata
@@ -143,3 +145,51 @@ def test_public_names_are_typed(package):
         bare = [each.name for each in parameters if each.annotation is each.empty and each.name not in ("self", "cls")]
         bare = [name for name in bare if name not in ("args", "kwargs", "settings")]
         assert not bare, f"{function.__module__}.{function.__qualname__}: {bare}"
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """What `setup.py` tells setuptools."""
+    told = {}
+    monkeypatch.setattr("setuptools.setup", told.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return told
+
+
+def test_links_of_the_readme_work_on_a_package_index(package):
+    """They lead to the repository, whose address the site's settings and the project's addresses share."""
+    text, readme = package["long_description"], (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert all(re.match(r"https://|#", link) for link in links)
+    assert len(links) == len(re.findall(r"\]\(", readme))
+    home = package["url"]
+    paths = [re.sub(r"#.*", "", link).removeprefix(f"{home}/").split("/", 2) for link in links if home in link]
+    assert paths and all(
+        part[:2] in (["blob", "main"], ["raw", "main"]) and (ROOT / part[2]).exists() for part in paths
+    )
+    figures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert figures and all(figure.startswith(f"{home}/raw/main/") for figure in figures)
+    assert package["project_urls"].keys() == {"Documentation", "Changelog", "Issues"}
+    assert f"repository: {home}\n" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_importing_costs_no_more_than_a_model_of_transformers():
+    """
+    `import randar_hf` loads what the import of a model class of transformers loads, and little beside it.
+
+    Both are timed in one process, one after the other: what the second adds is what it costs more.
+    """
+    script = (
+        "import sys, time\n"
+        "start = time.process_time()\n"
+        "from transformers import LlamaForCausalLM\n"
+        "theirs, before = time.process_time() - start, set(sys.modules)\n"
+        "start = time.process_time()\n"
+        "import randar_hf\n"
+        "ours = time.process_time() - start\n"
+        "assert ours < 0.2 * theirs, (ours, theirs)\n"
+        "added = {name for name in set(sys.modules) - before if not name.startswith(('randar_hf', '__editable__'))}\n"
+        "assert len(added) < 10, added\n"
+        "assert not {'diffusers', 'datasets', 'gradio', 'accelerate.accelerator'} & added, added\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

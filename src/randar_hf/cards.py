@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,7 @@ def make_card(
     label: str = "0",
     origin: Origin | None = None,
     has_code: bool = False,
+    examples: Sequence[str] = (),
 ) -> ModelCard:
     """
     The card of a model or, with `pixels`, of a pipeline.
@@ -231,6 +232,7 @@ def make_card(
         label (`str`): a label for the example, as Python writes it.
         origin ([`Origin`], *optional*): of published weights.
         has_code (`bool`): whether the code lies beside the weights, so that `randar_hf` need not be installed.
+        examples (`Sequence[str]`): class names for the widget of the Hub.
 
     Returns:
         `huggingface_hub.ModelCard`: the card, rendered.
@@ -246,6 +248,7 @@ def make_card(
         license=origin.license if origin else None,
         model_name=title if origin else None,
         pipeline_tag="unconditional-image-generation" if generation_config else "image-feature-extraction",
+        widget=[{"text": name} for name in examples] or None,
         tags=[family.tag, "autoregressive", "class-conditional", *(["image-generation"] if generation_config else [])],
     )
     return ModelCard.from_template(
