@@ -1,6 +1,7 @@
 """Inception's features: the reference program's numbers for seeded weights, files of weights, wrong input."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from randar_hf.evaluation import InceptionFeatures
-from randar_hf.evaluation.inception import resize_tensorflow
+from randar_hf.evaluation import InceptionFeatures, extractors
+from randar_hf.evaluation.inception import WEIGHTS_FILES, resize_tensorflow
 
 
 CASE = Path(__file__).parents[1] / "fixtures" / "inception"
@@ -92,9 +93,31 @@ def test_wrong_weights_are_one_sentence(tmp_path, weights_file):
     (tmp_path / "cut.pth").write_bytes(weights_file.read_bytes()[:100_000])
     (tmp_path / "cut.safetensors").write_bytes(b"12345678901")
     torch.save([1, 2], tmp_path / "list.pth")
-    for name in ("cut.pth", "cut.safetensors", "list.pth"):
-        with pytest.raises(ValueError, match="`path` must be a file of tensors"):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "code.pth")
+    for name in ("cut.pth", "cut.safetensors", "list.pth", "code.pth"):
+        with pytest.raises(ValueError, match="`path` must be a file of tensors") as error:
             InceptionFeatures.from_file(tmp_path / name)
+        assert "weights_only=False" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("cache", ["torch", "hub", "name"])
+def test_published_weights_are_found(cache, weights_file, network, tmp_path, monkeypatch):
+    """In the cache of torch.hub, in that of the Hub, and by the name of a repository."""
+    name, repository = WEIGHTS_FILES[0], tmp_path / "hub" / "models--someone--inception"
+    blob, snapshot = repository / "blobs" / network.sha256, repository / "snapshots" / ("0" * 40)
+    folder = tmp_path / "torch" / "checkpoints" if cache == "torch" else snapshot
+    for path in (folder, blob.parent):
+        path.mkdir(parents=True)
+    os.link(weights_file, blob)
+    (folder / name).symlink_to(blob)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(extractors, "PUBLISHED_HASH", network.sha256[:8])
+    monkeypatch.setattr(
+        extractors, "hf_hub_download", lambda repository, file: {("someone/i", name): folder / name}[repository, file]
+    )
+    found = extractors.load_extractor(weights="someone/i" if cache == "name" else None)
+    assert found.sha256 == network.sha256 and torch.equal(found.fc.weight, network.fc.weight)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class PooledOutput:
 
 class VisionModelFeatures(nn.Module):
     """
-    Features of a vision model of transformers: its last hidden state, averaged over all places.
+    Features of a vision model of transformers: its last hidden state, averaged over all positions.
 
     Args:
         model (`transformers.PreTrainedModel`): a vision model; a classifier has logits too.
@@ -74,7 +74,7 @@ class VisionModelFeatures(nn.Module):
         """Features of uint8 images (B, 3, H, W)."""
         inputs = self.processor(list(check_images(images)), return_tensors="pt").to(self.model.device)
         outputs = self.model(**inputs, output_hidden_states=True)
-        states = outputs.hidden_states[-1]  # (B, places, D) or (B, D, h, w)
+        states = outputs.hidden_states[-1]  # (B, positions, D) or (B, D, h, w)
         pool = states.mean(dim=(2, 3) if states.ndim == 4 else 1)  # (B, D)
         return PooledOutput(pool=pool.float(), logits=getattr(outputs, "logits", None))
 
@@ -105,18 +105,18 @@ def load_extractor(features: str | None = None, weights: str | os.PathLike | Non
 
 
 def _find_cached_weights() -> Path:
-    places = [Path(torch.hub.get_dir(), "checkpoints", name) for name in WEIGHTS_FILES]
+    paths = [Path(torch.hub.get_dir(), "checkpoints", name) for name in WEIGHTS_FILES]
     try:
         files = (file for repo in scan_cache_dir().repos for revision in repo.revisions for file in revision.files)
-        places += [file.file_path for file in files if file.file_name in WEIGHTS_FILES]
+        paths += [file.file_path for file in files if file.file_name in WEIGHTS_FILES]
     except CacheNotFound:
         pass
-    found = [place for place in places if place.is_file()]
+    found = [path for path in paths if path.is_file()]
     if not found:
         raise FileNotFoundError(MISSING_WEIGHTS)
-    for place in found:
-        if hash_file(place).startswith(PUBLISHED_HASH):
-            return place
+    for path in found:
+        if hash_file(path).startswith(PUBLISHED_HASH):
+            return path
     raise ValueError(
         f"`weights` must be given: {str(found[0])!r} in the cache is not the published file, whose SHA-256 begins "
         f"with {PUBLISHED_HASH}, but that of {hash_file(found[0])[:8]}; delete it, or name it to use it nonetheless."

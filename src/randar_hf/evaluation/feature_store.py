@@ -49,7 +49,7 @@ class FeatureStore:
 
     def fill(self, batch_size: int, state: PartialState | None = None) -> None:
         """
-        Compute what is missing; every process of `state` takes its share.
+        Compute what is missing; every process of `state` takes a part.
 
         Args:
             batch_size (`int`): images that a process holds at once.

@@ -241,10 +241,10 @@ def resize_tensorflow(images: torch.Tensor, size: int) -> torch.Tensor:
         side = images.shape[dim]
         if side == size:
             continue
-        places = torch.arange(size, dtype=torch.float32, device=images.device) * (side / size)  # (size,)
-        lower = places.long().clamp(max=side - 1)
+        positions = torch.arange(size, dtype=torch.float32, device=images.device) * (side / size)  # (size,)
+        lower = positions.long().clamp(max=side - 1)
         upper = (lower + 1).clamp(max=side - 1)
-        weights = (places - lower).unsqueeze(-1) if dim == 2 else places - lower
+        weights = (positions - lower).unsqueeze(-1) if dim == 2 else positions - lower
         images = torch.lerp(images.index_select(dim, lower), images.index_select(dim, upper), weights)
     return images
 
@@ -255,5 +255,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
-    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        reason = "it is damaged, or holds more than tensors; no code in it was run"
+        raise ValueError(f"`path` must be a file of tensors, but {str(path)!r} cannot be read: {reason}.") from error
+    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
         raise ValueError(f"`path` must be a file of tensors, but {str(path)!r} cannot be read: {error}") from error
