@@ -102,22 +102,23 @@ def test_statistics_that_are_saved_stand_for_the_images(extractor, make_images, 
         evaluate(samples, saved, extractor, tmp_path / "store")
 
 
-def adm_arrays(seed=0):
-    generator = np.random.default_rng(seed)
-    mean, spatial = generator.normal(size=2048), generator.normal(size=2023)
-    return {"mu": mean, "sigma": np.diag(mean**2), "mu_s": spatial, "sigma_s": np.diag(spatial**2)}
+def statistics_file(path, **arrays):
+    """Statistics of six features, and what is given instead or beside."""
+    arrays = {"mu": np.zeros(6), "sigma": np.eye(6)} | arrays
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
 
 
 def test_spatial_statistics_of_the_adm_evaluator_come_in_its_order(tmp_path):
     """There a feature (row, column, channel) lies at (17 row + column) 7 + channel, here channels come first."""
-    arrays = adm_arrays()
-    np.savez(tmp_path / "adm.npz", **arrays)
+    mean = np.random.default_rng(0).normal(size=2023)
     with torch.device("meta"):
         network = InceptionFeatures()
-    reference = open_reference(tmp_path / "adm.npz", network, tmp_path)
+    path = statistics_file(tmp_path / "adm.npz", mu_s=mean, sigma_s=np.diag(mean**2))
+    reference = open_reference(path, network, tmp_path)
     assert reference.store is None and reference.features is None and reference.count is None
     spatial = reference.statistics["spatial"]
-    grid = torch.from_numpy(arrays["mu_s"]).view(17, 17, 7)
+    grid = torch.from_numpy(mean).view(17, 17, 7)
     assert torch.equal(spatial.mean.view(7, 17, 17), grid.permute(2, 0, 1))
     assert torch.equal(spatial.covariance.diag(), spatial.mean**2)
     assert torch.equal(spatial.mean[spatial_order()], grid.flatten())
@@ -127,38 +128,26 @@ def test_spatial_statistics_of_the_adm_evaluator_come_in_its_order(tmp_path):
     ("change", "message"),
     [
         ({"sigma": None}, "must hold `mu` and `sigma` together"),
-        ({"mu_s": np.zeros(5)}, "must have 2023 numbers in `mu_s`"),
-        ({"sigma_s": np.eye(5)}, "must have 2023 numbers in `mu_s`"),
+        ({"mu_s": np.zeros(5), "sigma_s": np.eye(5)}, "must have 2023 numbers in `mu_s`"),
+        ({"mu_s": np.zeros(2023), "sigma_s": np.eye(5)}, "must have 2023 numbers in `mu_s`"),
         ({"mu": np.array([{}], dtype=object)}, "cannot be read as an npz file of numbers"),
-        ({"mu": np.full(2048, np.nan)}, "holds no statistics: `mean` must be finite"),
-        ({"sigma": np.triu(np.ones((2048, 2048)))}, "holds no statistics: `covariance` must be symmetric"),
-        ({"pool": np.full((9, 2048), np.nan)}, "`reference` must be finite, got NaN"),
-        ({"about": json.dumps({"network": "another"})}, "got others. network: 'another' there"),
+        ({"mu": np.full(6, np.nan)}, "holds no statistics: `mean` must be finite"),
+        ({"sigma": np.triu(np.ones((6, 6)))}, "holds no statistics: `covariance` must be symmetric"),
+        ({"pool": np.full((9, 6), np.nan)}, "`reference` must be finite, got NaN"),
+        ({"pool": np.zeros((3, 6))}, "`reference` must hold at least 4 images, got 3"),
+        ({"pool": np.zeros((9, 4))}, "got others: 4 pool features there, 6 here"),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, "got others: 4 pool features there, 6 here"),
+        ({"about": None}, "got others. network: 'inception-2015-12-05' there, 'channel-moments' here"),
         ({"about": "no JSON"}, "an `about` that cannot be read"),
         ({"about": "[1]"}, "an `about` that cannot be read"),
         ({"about": json.dumps({"count": "many"})}, "must be of at least 2 images, got a count of 'many'"),
     ],
 )
-def test_wrong_statistics_are_one_sentence(change, message, tmp_path):
-    with torch.device("meta"):
-        network = InceptionFeatures()
-    arrays = {name: value for name, value in (adm_arrays() | change).items() if value is not None}
-    np.savez(tmp_path / "adm.npz", **arrays)
+def test_wrong_statistics_are_one_sentence_and_write_nothing(change, message, extractor, make_images, tmp_path):
+    about = json.dumps({"network": extractor.name, "sha256": extractor.sha256, "count": 9})
+    path = statistics_file(tmp_path / "statistics.npz", **{"about": about} | change)
     with pytest.raises(ValueError, match=re.escape(message)):
-        open_reference(tmp_path / "adm.npz", network, tmp_path)
-
-
-def test_statistics_of_other_features_are_refused(extractor, make_images, tmp_path):
-    np.savez(tmp_path / "adm.npz", **adm_arrays())
-    samples = make_images("samples", 5)
-    with pytest.raises(ValueError, match="got others. network: 'inception-2015-12-05' there, 'channel-moments' here"):
-        evaluate(samples, tmp_path / "adm.npz", extractor, tmp_path / "store")
-    for other in ({"mu": np.zeros(4), "sigma": np.eye(4)}, {"pool": np.zeros((9, 4))}):
-        about = {"network": extractor.name, "sha256": extractor.sha256, "count": 9}
-        arrays = {"mu": np.zeros(6), "sigma": np.eye(6), "about": json.dumps(about)} | other
-        np.savez(tmp_path / "other.npz", **arrays)
-        with pytest.raises(ValueError, match="got others: 4 pool features there, 6 here"):
-            evaluate(samples, tmp_path / "other.npz", extractor, tmp_path / "store")
+        evaluate(make_images("samples", 5), path, extractor, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
@@ -216,8 +205,8 @@ def test_images_beside_statistics_serve_precision_alone(extractor, make_images, 
     """As in the ADM evaluator's files: `mu` and `sigma` of all images, `arr_0` of some."""
     some, samples = as_array_file(make_images("some", 20), tmp_path / "some.npz"), make_images("samples", 12, seed=2)
     about = json.dumps({"network": extractor.name, "sha256": extractor.sha256})
-    np.savez(tmp_path / "adm.npz", mu=np.ones(6), sigma=np.eye(6), about=about, arr_0=np.load(some)["arr_0"])
-    found = evaluate(samples, tmp_path / "adm.npz", extractor, tmp_path / "store")
+    adm = statistics_file(tmp_path / "adm.npz", mu=np.ones(6), about=about, arr_0=np.load(some)["arr_0"])
+    found = evaluate(samples, adm, extractor, tmp_path / "store")
     expected = evaluate(samples, some, extractor, tmp_path / "store")
     assert found["metrics"]["precision"] == expected["metrics"]["precision"]
     moments = FeatureStatistics.from_moments(np.ones(6), np.eye(6))
