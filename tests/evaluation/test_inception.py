@@ -78,7 +78,8 @@ def test_files_of_weights(weights_file, network, tmp_path):
 
 
 def test_wrong_weights_are_one_sentence(tmp_path, weights_file):
-    tensors = seeded_weights()
+    shapes = json.loads((CASE / "case.json").read_text())["checkpoint"]
+    tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}  # small files
     wrong = {
         "another network in .*: fc.weight is missing": {n: t for n, t in tensors.items() if n != "fc.weight"},
         r"fc.bias is \(1000,\) there, not \(1008,\)": tensors | {"fc.bias": torch.zeros(1000)},
@@ -97,7 +98,7 @@ def test_wrong_weights_are_one_sentence(tmp_path, weights_file):
     for name in ("cut.pth", "cut.safetensors", "list.pth", "code.pth"):
         with pytest.raises(ValueError, match="`path` must be a file of tensors") as error:
             InceptionFeatures.from_file(tmp_path / name)
-        assert "weights_only=False" not in str(error.value) and len(str(error.value)) < 400
+        assert str(error.value).endswith("it is damaged, or holds more than tensors; no code in it was run.")
 
 
 @pytest.mark.parametrize("cache", ["torch", "hub", "name"])

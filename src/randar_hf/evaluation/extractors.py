@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import CacheNotFound, hf_hub_download, scan_cache_dir
+from huggingface_hub import CacheNotFound, constants, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
@@ -107,7 +107,12 @@ def load_extractor(features: str | None = None, weights: str | os.PathLike | Non
 def _find_cached_weights() -> Path:
     paths = [Path(torch.hub.get_dir(), "checkpoints", name) for name in WEIGHTS_FILES]
     try:
-        files = (file for repo in scan_cache_dir().repos for revision in repo.revisions for file in revision.files)
+        files = (
+            file
+            for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos
+            for revision in repo.revisions
+            for file in revision.files
+        )
         paths += [file.file_path for file in files if file.file_name in WEIGHTS_FILES]
     except CacheNotFound:
         pass

@@ -255,8 +255,6 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
-    except pickle.UnpicklingError as error:
+    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = "it is damaged, or holds more than tensors; no code in it was run"
         raise ValueError(f"`path` must be a file of tensors, but {str(path)!r} cannot be read: {reason}.") from error
-    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"`path` must be a file of tensors, but {str(path)!r} cannot be read: {error}") from error
