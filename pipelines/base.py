@@ -107,6 +107,11 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
         )
 
     @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline of the same parts is made of: `transformer`, `vqvae` and `id2label`."""
+        return {**super().components, "id2label": self.config.id2label}
+
+    @property
     def guidance_scale(self) -> float:
         """Guidance scale of the call in progress; a callback may change `_guidance_scale` for the steps to come."""
         return self._guidance_scale

@@ -1,6 +1,6 @@
 import pytest
 
-from randar_hf import RandARConfig, RandARForCausalLM
+from randar_hf import RandARConfig, RandARForCausalLM, RARConfig
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,41 @@ def test_published_sizes(size, parameters):
 def test_unknown_size():
     with pytest.raises(ValueError, match="size"):
         RandARConfig.from_size("XS")
+
+
+@pytest.mark.parametrize("config_class", [RandARConfig, RARConfig])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": "x"},
+        {"vocab_size": None},
+        {"num_hidden_layers": True},
+        {"num_classes": 3.0},
+        {"grid_size": [4, "4"]},
+        {"class_dropout": float("nan")},
+        {"initializer_range": float("inf")},
+        {"id2label": ["a"]},
+        {"id2label": {0: 3}},
+        {"id2label": {"x": "a"}},
+        {"label2id": ["a"]},
+        {"dtype": "os.system"},
+        {"dtype": 3},
+        {"torch_dtype": "float"[::-1]},
+        {"num_labels": 10**9},
+        {"num_labels": "3"},
+        {"head_dim": 4},
+    ],
+)
+def test_wrong_types_are_value_errors_that_name_the_field(config_class, fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        config_class(**fields)
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        config_class.from_dict(fields)
+
+
+@pytest.mark.parametrize("config_class", [RandARConfig, RARConfig])
+def test_what_is_stored_is_read_again(config_class, tmp_path):
+    config = config_class(id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}, dtype="bfloat16", num_classes=2)
+    config.save_pretrained(tmp_path)
+    assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()

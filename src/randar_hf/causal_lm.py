@@ -1,5 +1,6 @@
 """The forward pass of models with a head over the image tokenizer's codebook."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ class ImageCausalLMMixin(ModelHost):
             raise ValueError("`labels` need the default layout, got both `labels` and `layout`.")
         if layout is None:
             layout = training_layout(input_ids.shape[-1], self.model.form, input_ids.device)
-            if order is not None and order.shape[-1] == self.config.num_tokens:
+            # What is compiled or exported cannot ask for values.
+            is_known = order is not None and order.shape[-1] == self.config.num_tokens
+            if is_known and not torch.compiler.is_compiling():
                 check_fixed_order(order, self.config.only_order, *self.config.grid)
         outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
         states = take_queries(outputs.last_hidden_state, layout)  # (B, Q, D)
@@ -68,7 +71,7 @@ class ImageCausalLMMixin(ModelHost):
 
         loss = None
         if labels is not None:
-            targets = labels if order is None else labels.gather(1, order.expand(len(labels), -1))  # (B, N)
+            targets = labels if order is None else labels.gather(1, order.expand(labels.shape[0], -1))  # (B, N)
             if logits is not None:
                 loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
             else:
@@ -79,6 +82,22 @@ class ImageCausalLMMixin(ModelHost):
         return CausalLMOutputWithPast(
             loss, logits, kwargs.get("past_key_values"), outputs.hidden_states, outputs.attentions
         )
+
+
+class _NoLabel(str):
+    """A name in which transformers' `Trainer`, which takes what has "label" in its name for one, finds none."""
+
+    def __contains__(self, part: str) -> bool:
+        return False
+
+
+_signature = inspect.signature(ImageCausalLMMixin.forward)
+ImageCausalLMMixin.forward.__signature__ = _signature.replace(
+    parameters=[
+        parameter.replace(name=_NoLabel(name)) if name == "class_labels" else parameter
+        for name, parameter in _signature.parameters.items()
+    ]
+)
 
 
 __all__ = ["ImageCausalLMMixin"]

@@ -3,11 +3,17 @@
 import math
 import os
 from collections.abc import Sequence
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import PreTrainedConfig
+
+
+MAX_CLASSES = 2**24  # of which transformers makes a list
 
 
 def plain(value: Any) -> Any:
@@ -19,10 +25,58 @@ def plain(value: Any) -> Any:
 
 
 def with_plain_numbers(config_class: Any) -> Any:
-    """Let a strict configuration take scalars of numpy: its fields hold Python's own numbers."""
+    """Let a strict configuration take scalars of numpy, as Python's own numbers, and refuse types by `ValueError`."""
     set_checked = config_class.__setattr__
-    config_class.__setattr__ = lambda self, name, value: set_checked(self, name, plain(value))
+
+    def set_plain(self, name: str, value: Any):
+        try:
+            set_checked(self, name, plain(value))
+        except StrictDataclassFieldValidationError as error:
+            kind = get_annotations(config_class).get(name)
+            kind = kind.__name__ if isinstance(kind, type) else kind
+            raise ValueError(f"`{name}` must be of the type {kind}, got {value!r}.") from error
+
+    config_class.__setattr__ = set_plain
     return config_class
+
+
+def check_stored_fields(config: PreTrainedConfig, others: dict[str, Any]):
+    """
+    Check what transformers takes as it is: names of classes, a type of numbers, and fields that are computed.
+
+    Args:
+        config (`PreTrainedConfig`): before transformers completes it.
+        others (`dict`): what was given beside its fields.
+
+    Raises:
+        ValueError: that names the field.
+    """
+    for name, key, entry in (("id2label", is_whole, is_text), ("label2id", is_text, is_int)):
+        names = getattr(config, name, None)
+        if names is not None and not (
+            isinstance(names, dict) and all(map(key, names)) and all(map(entry, names.values()))
+        ):
+            kinds = "class ids to names" if name == "id2label" else "names to class ids"
+            raise ValueError(f"`{name}` must map {kinds}, got {names!r:.80}.")
+    for name, dtype in (("dtype", config.dtype), ("torch_dtype", others.get("torch_dtype"))):
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not isinstance(found, torch.dtype):
+            raise ValueError(f"`{name}` must be the name of a type of torch, such as 'bfloat16', got {dtype!r}.")
+    if others.get("num_labels") is not None:
+        check_int("num_labels", others["num_labels"], 1, MAX_CLASSES)
+    computed = [name for name in others if getattr(getattr(type(config), name, None), "fset", config) is None]
+    if computed:
+        raise ValueError(f"`{computed[0]}` must not be given, since it is computed, got {others[computed[0]]!r}.")
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text."""
+    return isinstance(value, str)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, or one as the text that JSON makes of a key."""
+    return is_int(value) or is_text(value) and value.isdecimal()
 
 
 def is_int(value: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .checks import with_plain_numbers
+from .checks import check_number, check_stored_fields, with_plain_numbers
 
 
 POSITION_INSTRUCTIONS = ("rope", "dense", "merge", "none")
@@ -47,7 +47,8 @@ class RandARConfig(PreTrainedConfig):
         attention_dropout (`float`): dropout on attention weights.
         initializer_range (`float`): standard deviation of initial weights.
 
-    Raises a `ValueError` that names the field for sizes that do not divide, empty grids and fractions outside [0, 1).
+    Raises a `ValueError` that names the field for another type, sizes that do not divide, empty grids and fractions
+    outside [0, 1).
     """
 
     model_type = "randar"
@@ -77,6 +78,13 @@ class RandARConfig(PreTrainedConfig):
         self._check_sizes()
         self._check_grid()
         self._check_dropout()
+        for name, interval in (
+            ("rms_norm_eps", "(0, 1)"),
+            ("rope_theta", "(0, inf)"),
+            ("initializer_range", "[0, inf)"),
+        ):
+            check_number(name, getattr(self, name), interval)
+        check_stored_fields(self, kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod

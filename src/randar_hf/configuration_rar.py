@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .checks import with_plain_numbers
+from .checks import check_number, check_stored_fields, with_plain_numbers
 from .orders import FIXED_ORDER_NAMES, ORDER_NAMES
 
 
@@ -52,8 +52,8 @@ class RARConfig(PreTrainedConfig):
         attention_dropout (`float`): dropout on attention weights.
         initializer_range (`float`): standard deviation of initial weights.
 
-    Raises a `ValueError` that names the field for sizes that do not divide, empty grids, unknown orders, fractions out
-    of range, and merged positions of a model that is not annealed to a fixed order.
+    Raises a `ValueError` that names the field for another type, sizes that do not divide, empty grids, unknown orders,
+    fractions out of range, and merged positions of a model that is not annealed to a fixed order.
     """
 
     model_type = "rar"
@@ -82,6 +82,9 @@ class RARConfig(PreTrainedConfig):
         for name in ("class_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
+        for name, interval in (("layer_norm_eps", "(0, 1)"), ("initializer_range", "[0, inf)")):
+            check_number(name, getattr(self, name), interval)
+        check_stored_fields(self, kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod

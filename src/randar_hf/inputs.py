@@ -5,9 +5,21 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
+from transformers.utils import TransformersKwargs
 
 from .cache import IndexedCache
 from .layout import Layout
+
+
+# What transformers hands on to layers and attention.
+KEYWORDS = {*TransformersKwargs.__annotations__, "use_cache", "return_dict"}
+
+
+def check_keywords(keywords: dict[str, Any]):
+    """Raise a `TypeError` for a keyword of a forward pass that neither it nor transformers knows; `None` is none."""
+    unknown = [name for name, value in keywords.items() if value is not None and name not in KEYWORDS]
+    if unknown:
+        raise TypeError(f"forward() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def complete_inputs(
@@ -23,7 +35,7 @@ def complete_inputs(
     Raises:
         ValueError: if `input_ids` is not of the shape (B, `num_tokens`), or `order` has another shape.
     """
-    batch_size = len(input_ids)
+    batch_size = input_ids.shape[0]  # `len` would fix it in an export
     if input_ids.shape != (batch_size, num_tokens):
         raise ValueError(
             f"`input_ids` must have the shape (images, {num_tokens} tokens), got {tuple(input_ids.shape)}."
@@ -67,7 +79,7 @@ def read_slots(
         for none.
     """
     num_tokens = order.shape[1]
-    carried, predicted = (part.expand(len(order), -1) for part in layout[:2])  # (B, S)
+    carried, predicted = (part.expand(order.shape[0], -1) for part in layout[:2])  # (B, S)
     # Class and nothing, at the indices N and N + 1, lie at the position N, which is none.
     order = torch.nn.functional.pad(order, (0, 2), value=num_tokens)  # (B, N + 2)
     carried_positions, predicted_positions = order.gather(1, carried), order.gather(1, predicted)  # (B, S)

@@ -26,7 +26,7 @@ from .configuration_randar import RandARConfig
 from .features import RandARFeatureMixin
 from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
-from .inputs import complete_inputs, drop_classes, find_context, read_slots
+from .inputs import check_keywords, complete_inputs, drop_classes, find_context, read_slots
 from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
 from .resampling import RandARResamplingMixin
@@ -238,7 +238,9 @@ class RandARModel(RandARPreTrainedModel):
 
         Raises:
             ValueError: if `input_ids` does not fill the grid, or `order` has another shape.
+            TypeError: for a keyword that nothing takes.
         """
+        check_keywords(kwargs)
         if rotary is None:
             rotary = self.rotary_table(*self.config.grid, input_ids.device)
         num_tokens = len(rotary) - 1

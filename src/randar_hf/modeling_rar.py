@@ -25,7 +25,7 @@ from .configuration_rar import RARConfig
 from .features import RandARFeatureMixin
 from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
-from .inputs import complete_inputs, drop_classes, find_context, read_slots
+from .inputs import check_keywords, complete_inputs, drop_classes, find_context, read_slots
 from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
 from .modeling_randar import eager_attention_forward
@@ -240,7 +240,9 @@ class RARModel(RARPreTrainedModel):
 
         Raises:
             ValueError: if `input_ids` does not fill the grid, or `order` has another shape.
+            TypeError: for a keyword that nothing takes.
         """
+        check_keywords(kwargs)
         class_labels, order = complete_inputs(
             input_ids, class_labels, order, self.config.num_tokens, self.config.num_classes
         )

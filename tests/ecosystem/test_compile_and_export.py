@@ -151,3 +151,33 @@ def test_one_exported_step_decodes_every_batch(make_model):
         taken = decode_with_tensors(exported, plan, batch, rotary, empty)
         for (_, logits), expected in zip(taken, decode(model, plan, batch), strict=True):
             torch.testing.assert_close(logits, expected)
+
+
+@pytest.fixture(params=["randar", "rar", "merged"])
+def any_model(request, make_model, make_rar):
+    if request.param == "randar":
+        return make_model(num_hidden_layers=1).eval()
+    model = make_rar(num_hidden_layers=1, random_ratio=0.0).eval()
+    return model.merge_positions() if request.param == "merged" else model
+
+
+def draw_readable(model, batch_size):
+    """A batch whose order every model can read."""
+    tokens, labels, _ = draw_batch(batch_size)
+    return tokens, labels, torch.arange(16).expand(batch_size, -1).clone()
+
+
+@torch.no_grad()
+def test_a_pass_is_exported_with_a_free_batch_size(any_model):
+    per_image = {0: Dim.AUTO}
+    exported = torch.export.export(any_model, draw_readable(any_model, 3), dynamic_shapes=(per_image,) * 3).module()
+    for batch_size in (2, 5):
+        batch = draw_readable(any_model, batch_size)
+        torch.testing.assert_close(exported(*batch).logits, any_model(*batch).logits)
+
+
+@torch.no_grad()
+def test_a_pass_with_an_order_is_compiled_without_a_break(any_model):
+    batch = draw_readable(any_model, 3)
+    compiled = torch.compile(any_model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*batch).logits, any_model(*batch).logits)

@@ -89,3 +89,22 @@ def test_ignored_labels_are_ignored_with_and_without_logits(make):
     for loss, _ in losses:
         assert torch.allclose(loss, torch.stack(expected).mean(), rtol=1e-5)
     assert torch.allclose(losses[0][1], losses[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_evaluation_finds_the_loss_and_the_labels(make, tmp_path, with_classes):
+    model = make().eval()
+    data = rows(model.config) if with_classes else rows(model.config).remove_columns("class_labels")
+    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True)
+    seen = []
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        eval_dataset=data,
+        compute_metrics=lambda found: seen.append(found.label_ids) or {},
+    )
+    batch = data.with_format("torch")[:]
+    with torch.no_grad():
+        expected = model(**{name: batch[name] for name in data.column_names}).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(torch.from_numpy(seen[0]), batch["labels"])

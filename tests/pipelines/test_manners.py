@@ -139,3 +139,20 @@ def test_long_work_is_announced_before_it_begins(model, vqvae, monkeypatch, caps
                 call()
             error = capsys.readouterr().err
             assert (told in error and "time left" in error) if told and not is_quiet else not error
+
+
+@pytest.mark.parametrize("build", ["make_model", "make_rar"])
+def test_a_mistyped_keyword_of_a_model(build, request):
+    model, tokens = request.getfixturevalue(build)(), torch.zeros(1, 16, dtype=torch.long)
+    for part in (model, model.base_model):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'class_label'"):
+            part(tokens, class_label=torch.zeros(1, dtype=torch.long))
+        outputs = part(tokens, output_hidden_states=True, output_attentions=None, inputs_embeds=None)
+        assert len(outputs.hidden_states) == 3
+
+
+def test_a_pipeline_of_the_components_of_another(model, vqvae, class_names):
+    pipe = RandARPipeline(model, vqvae, class_names)
+    for kind in (RandARPipeline, RandARInpaintPipeline):
+        assert kind(**pipe.components).id2label == class_names
+        assert kind.from_pipe(pipe).id2label == class_names
