@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from randar_hf.cli import app, main
+from randar_hf.cli.options import RandAROptions
 from randar_hf.pipelines import RandARPipeline
 
 
@@ -285,3 +286,9 @@ def test_the_program_runs_as_a_module(module):
     words = ["bench", "--size", "demo", "--steps", "4", "--runs", "1"]
     result = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
     assert result.returncode == 0 and "num_inference_steps: 4" in result.stdout
+
+
+def test_compile_is_off_unless_it_is_given():
+    assert RandAROptions().given() == {}
+    config = RandAROptions(compile=True).given()["compile_config"]
+    assert config.fullgraph and config.mode == "reduce-overhead"
