@@ -91,7 +91,7 @@ def test_random_crops_are_those_of_the_recipe():
     pixels = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
     images = ImageSet("ramp", "data", "0", 2, lambda index: pixels, labels=[0, 1])
     crops = random_crops(images, 64, 300, seed=1)
-    assert crops.count == 600 and crops.labels[:4] == [0, 1, 0, 1]
+    assert crops.count == 600 and crops.labels is None
     batch = crops.batch(range(600)).numpy().astype(int)  # (600, 3, 64, 64)
     assert np.array_equal(batch[7], random_crops(images, 64, 10, seed=1).batch([7])[0].numpy())
     assert not np.array_equal(batch[7], random_crops(images, 64, 10, seed=2).batch([7])[0].numpy())

@@ -26,7 +26,7 @@ def random_crops(images: ImageSet, size: int, count: int, seed: int) -> ImageSet
         seed (`int`): of the crops.
 
     Returns:
-        [`ImageSet`]: of `count` n images; number i is a crop of number i mod n.
+        [`ImageSet`]: of `count` n images without labels; number i is a crop of number i mod n.
     """
 
     def read(index: int) -> Image.Image:
@@ -36,8 +36,7 @@ def random_crops(images: ImageSet, size: int, count: int, seed: int) -> ImageSet
 
     about = {"images": images.sha256, "size": size, "seed": seed, "areas": AREAS, "ratios": RATIOS}
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    labels = None if images.labels is None else images.labels * count
-    return dataclasses.replace(images, sha256=digest, count=count * images.count, read=read, labels=labels, crop=None)
+    return dataclasses.replace(images, sha256=digest, count=count * images.count, read=read, labels=None, crop=None)
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
