@@ -108,5 +108,7 @@ def endless_batches(loader, epoch: int = 0, batch: int = 0) -> Iterator[tuple[in
             cause = str(error).splitlines()[-1]  # of a worker process it is a whole traceback
             if isinstance(error, TooManyBadImages):
                 raise TrainingError(cause.rpartition(f"{TooManyBadImages.__name__}: ")[2]) from error
-            raise TrainingError(f"`dataset`: a row cannot be read any more: {cause}") from error
+            raise TrainingError(
+                f"`dataset` must stay as it is, got a row that cannot be read any more: {cause}"
+            ) from error
         epoch, batch = epoch + 1, 0

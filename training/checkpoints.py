@@ -85,7 +85,7 @@ def save_checkpoint(
         free = shutil.disk_usage(folder).free // 2**20
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
-            f"`output_dir`: {final.name} could not be written, {free} MiB were free: {first_line(error)}"
+            f"`output_dir` must take {final.name}, got an error with {free} MiB free: {first_line(error)}"
         ) from error
     if accelerator.is_main_process:
         older = [path for path in list_checkpoints(folder) if _step(path) <= progress.step]
@@ -141,7 +141,8 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Checkpoint, parts: Map
             part.load_state_dict(states[name])
     except (pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"`resume`: {str(checkpoint.folder)!r} holds what no run of these settings writes: {first_line(error)}"
+            f"`resume` must be a checkpoint of these settings, got another one in {str(checkpoint.folder)!r}: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -177,7 +178,7 @@ def find_checkpoint(resume: str, folder: Path) -> Checkpoint:
     inside = folder / resume
     checkpoint = inside if inside.is_dir() else Path(resume).expanduser()
     if not checkpoint.is_dir():
-        raise ValueError(f"`resume`: there is no checkpoint {resume!r}")
+        raise ValueError(f"`resume` must be latest or a checkpoint, got {resume!r}")
     return check_checkpoint(checkpoint)
 
 
@@ -190,7 +191,7 @@ def _latest_whole(folder: Path) -> Checkpoint:
             if checkpoint == found[0]:
                 raise
             warnings.warn(f"{error}; the checkpoint before it is taken", stacklevel=2)
-    raise ValueError(f"`resume`: there is no checkpoint in {str(folder)!r}")
+    raise ValueError(f"`resume` must find a checkpoint, got none in {str(folder)!r}")
 
 
 def check_checkpoint(folder: Path) -> Checkpoint:
@@ -202,9 +203,13 @@ def check_checkpoint(folder: Path) -> Checkpoint:
     """
     if pickled := sorted(folder.glob("custom_checkpoint_*.pkl")):
         raise ValueError(
-            f"`resume`: {str(pickled[0])!r} could execute code when it is read, as earlier versions did; go on with "
-            "the version that wrote it, or start anew"
+            f"`resume` must hold no file that could execute code, got {str(pickled[0])!r} of an earlier version; go "
+            "on with the version that wrote it, or start anew"
         )
+
+    def damaged(file: Path, reason: str) -> ValueError:
+        return ValueError(f"`resume` must be a whole checkpoint, got a damaged {str(file)!r}: {reason}")
+
     try:
         state = json.loads((folder / STATE_FILE).read_text())
         claimed = state.pop("state_sha256")
@@ -212,12 +217,12 @@ def check_checkpoint(folder: Path) -> Checkpoint:
         if claimed != _digest_of_state(state):
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`resume`: {str(folder / STATE_FILE)!r} is missing or damaged: {error}") from error
+        raise damaged(folder / STATE_FILE, str(error)) from error
     for name, size in sizes.items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else 0
         if found != size:
-            raise ValueError(f"`resume`: {str(file)!r} is damaged: {found} of {size} bytes are there")
+            raise damaged(file, f"{found} of {size} bytes are there")
         if digests.get(name) != _digest(file):
-            raise ValueError(f"`resume`: {str(file)!r} is damaged: its content is not what was written")
+            raise damaged(file, "its content is not what was written")
     return Checkpoint(folder, progress)

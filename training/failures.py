@@ -37,7 +37,7 @@ def explain_failures(
                 f"({first_line(error)})"
             )
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            cause = f"`output_dir`: {output_dir!r} lies on a full disk ({error})"
+            cause = f"`output_dir` must lie on a disk with room, got a full one at {output_dir!r} ({error})"
         else:
             raise
         raise TrainingError(f"{cause}; {last_checkpoint()}") from error

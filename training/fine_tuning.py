@@ -55,15 +55,17 @@ def read_pretrained(name: str) -> PretrainedModel:
         ValueError: it is none of RandAR or RAR.
     """
     if is_path(name) and not Path(name).is_dir():
-        raise MissingDataError(f"`pretrained_model`: there is no folder {name!r}")
+        raise MissingDataError(f"`pretrained_model` must be a folder, found none at {name!r}")
     index = _pipeline_index(name)
     subfolder = "transformer" if index else ""
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder)
     except OSError as error:
-        raise MissingDataError(f"`pretrained_model`: {name!r} holds no model: {error}") from error
+        raise MissingDataError(f"`pretrained_model` must be a model, found none in {name!r}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"`pretrained_model`: {name!r} holds no model of ours: {first_line(error)}") from error
+        raise ValueError(
+            f"`pretrained_model` must be RandAR or RAR, got another one in {name!r}: {first_line(error)}"
+        ) from error
     if config.model_type not in MODEL_TYPES:
         raise ValueError(
             f"`pretrained_model` must be of the type {' or '.join(map(repr, MODEL_TYPES))}, got "
@@ -133,8 +135,8 @@ def adapt_config(
     stored = pretrained.config
     if (vocab_size, tuple(grid)) != (stored.vocab_size, stored.grid):
         raise ValueError(
-            f"`pretrained_model`: {pretrained.name!r} knows {stored.vocab_size} codes on a grid of {stored.grid}; the "
-            f"tokens are of {vocab_size} codes on a grid of {tuple(grid)}"
+            f"`pretrained_model` must be of the tokens' {vocab_size} codes on a grid of {tuple(grid)}, got "
+            f"{pretrained.name!r} of {stored.vocab_size} codes on a grid of {stored.grid}"
         )
     fields = stored.to_dict() | changes
     fields.pop("auto_map", None)  # names code beside the weights, which does not come along
@@ -178,15 +180,20 @@ def known_class(name: str, id2label: dict[int, str]) -> int | None:
 
 def _read_weights(pretrained: PretrainedModel) -> dict[str, torch.Tensor]:
     """The weights of a pretrained model in full precision."""
-    place = f"`pretrained_model`: {pretrained.name!r}"
     try:
         model, info = model_class(pretrained.config.model_type).from_pretrained(
             pretrained.name, subfolder=pretrained.subfolder, dtype=torch.float32, output_loading_info=True
         )
     except OSError as error:
-        raise MissingDataError(f"{place} holds no weights: {error}") from error
+        raise MissingDataError(
+            f"`pretrained_model` must have weights, found none in {pretrained.name!r}: {error}"
+        ) from error
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{place} holds weights that are damaged or do not fit: {first_line(error)}") from error
+        raise ValueError(
+            f"`pretrained_model` must have whole weights that fit, got others in {pretrained.name!r}: "
+            f"{first_line(error)}"
+        ) from error
     if info["missing_keys"]:
-        raise ValueError(f"{place} lacks the weights {', '.join(sorted(info['missing_keys']))}")
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise ValueError(f"`pretrained_model` must have all weights, got {pretrained.name!r} without {missing}")
     return model.state_dict()

@@ -45,8 +45,9 @@ def push(result, name: str, folder: Path) -> None:
         result.push_to_hub(name)
     except Exception as error:
         raise TrainingError(
-            f"`push_to_hub`: the trained model lies in {str(folder)!r}, but could not be pushed to {name!r}; give the "
-            f"same command with `--resume latest` to try again ({_one_line(error)})"
+            f"`push_to_hub` must be a repository that takes the model, got {name!r}, which did not "
+            f"({_one_line(error)}); the trained model lies in {str(folder)!r}: give the same command with "
+            "`--resume latest` to try again"
         ) from error
 
 

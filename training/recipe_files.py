@@ -39,18 +39,16 @@ class Recipe:
         """
         hints = get_type_hints(COMMANDS[command])
         if command not in self.sections:
-            raise ValueError(
-                f"`recipe`: {self.name!r} has no section {command!r}; it has {', '.join(self.sections) or 'none'}"
-            )
-        place = f"`recipe`: `{command}` of {self.name!r}"
+            names = ", ".join(self.sections) or "none"
+            raise ValueError(f"`recipe` must have a section {command!r}, got {self.name!r} with {names}")
         settings = self.sections[command]
         for name in settings:
             if name not in {field.name for field in fields(COMMANDS[command])}:
-                raise ValueError(f"{place} has {name!r}, but there is no such setting")
+                raise ValueError(f"`recipe` must hold settings of `{command}`, got {name!r} in {self.name!r}")
         try:
             return {name: typed_value(name, hints[name], value) for name, value in settings.items()}
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+            raise ValueError(f"{error} in the `recipe` {self.name!r}") from None
 
 
 def shipped_recipes() -> list[str]:
@@ -95,7 +93,7 @@ def _find(recipe: str, folder: Path) -> Path:
         return FOLDER / f"{recipe}.yaml"
     path = folder / Path(recipe).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"`recipe`: {str(recipe)!r} is no file, nor one of those shipped: {', '.join(names)}")
+        raise FileNotFoundError(f"`recipe` must be a file or one of {', '.join(names)}, got {str(recipe)!r}")
     return path.resolve()
 
 
@@ -103,7 +101,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[str, dict[str, dict]]:
     """Read `about` and the sections of the file of a recipe on which those `above` are based."""
     chain = (*above, path)
     if path in above:
-        raise ValueError(f"`recipe`: {' is based on '.join(str(file) for file in chain)}, which is a loop")
+        raise ValueError(f"`recipe` must not be based on itself, got {' based on '.join(str(file) for file in chain)}")
     content = _read_content(path)
     sections = _read(_find(content["based_on"], path.parent), chain)[1] if "based_on" in content else {}
     own = {command: content[command] for command in COMMANDS if command in content}
@@ -118,19 +116,20 @@ def _read_content(path: Path) -> dict:
         """YAML 1.1, in which `4e-4` is a number all the same."""
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
-    place = f"`recipe`: {str(path)!r}"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place} is no YAML: {error}") from error
+        raise ValueError(f"`recipe` must be YAML, got {str(path)!r}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{place} holds {type(content).__name__}; it must hold keys of {', '.join(KEYS)}")
+        raise ValueError(
+            f"`recipe` must hold keys of {', '.join(KEYS)}, got {type(content).__name__} in {str(path)!r}"
+        )
     for key, value in content.items():
         if key not in KEYS:
-            raise ValueError(f"{place} has the key {key!r}; it must be one of {', '.join(KEYS)}")
+            raise ValueError(f"`recipe` must hold keys of {', '.join(KEYS)}, got {key!r} in {str(path)!r}")
         expected, name = (dict, "a mapping of settings, or {}") if key in COMMANDS else (str, "a text")
         if not isinstance(value, expected):
-            raise ValueError(f"{place} has {value!r} for `{key}`; it must be {name}")
+            raise ValueError(f"`{key}` of a `recipe` must be {name}, got {value!r} in {str(path)!r}")
     if "about" not in content:
-        raise ValueError(f"{place} has no `about`; it must tell what it is for")
+        raise ValueError(f"`recipe` must have an `about` that tells what it is for, got none in {str(path)!r}")
     return content

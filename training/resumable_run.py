@@ -161,9 +161,9 @@ class ResumableRun(ABC):
         self.log({**losses, **rates, "skipped_steps": skipped, **values})
         if in_a_row > self.config.max_skipped_steps:
             raise TrainingError(
-                f"`max_skipped_steps`: the gradients of the last {in_a_row} steps were not finite, and at most "
-                f"{self.config.max_skipped_steps} are skipped one after another; a lower `learning_rate` or a longer "
-                "warm-up may help"
+                f"`max_skipped_steps` must be at least the steps without a finite gradient, one after another, got "
+                f"{self.config.max_skipped_steps} and {in_a_row} of them; a lower `learning_rate` or a longer warm-up "
+                "may help"
             )
 
     def log(self, values: dict) -> None:

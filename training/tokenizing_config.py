@@ -44,4 +44,4 @@ class TokenizingConfig:
         if self.published_codes is not None:
             check_choice(self, "published_codes", PUBLISHED_CODES)
             if self.image_size or self.streaming or self.augmentation != "none":
-                raise ValueError("`published_codes`: they are no images, so no size, crops or streaming can be given")
+                raise ValueError("`published_codes` must come without size, crops and streaming, which are of images")

@@ -87,7 +87,7 @@ def hold_folder(
                 held.enter_context(_lock(argument, folder))
                 check()
             except OSError as error:
-                refused = [f"`{argument}`: {str(folder)!r} cannot be written: {error.strerror or error}"]
+                refused = [f"`{argument}` must be where one may write, got {str(folder)!r}: {error.strerror or error}"]
             except ValueError as error:
                 refused = [str(error)]
         broadcast_object_list(refused)

@@ -103,12 +103,12 @@ def test_wrong_folders_are_one_sentence(spair, tmp_path):
     with pytest.raises(ValueError, match="`alpha` must be above 0, got 0"):
         measure_correspondence(read_pairs(spair), colours, SIZE, alpha=0)
     next((spair / "JPEGImages" / "cat").glob("2009*")).unlink()
-    with pytest.raises(FileNotFoundError, match="the image .* is not there"):
+    with pytest.raises(FileNotFoundError, match="`data` must hold all images, found none at "):
         read_pairs(spair)
     file = next((spair / "PairAnnotation" / "test").glob("*.json"))
     for text, message in (
-        ("{}", "is no annotation of a pair"),
-        ("{", "is no annotation of a pair"),
+        ("{}", "must hold annotations of pairs"),
+        ("{", "must hold annotations of pairs"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):

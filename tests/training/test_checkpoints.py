@@ -47,7 +47,7 @@ def test_code_in_a_checkpoint_is_not_run(training_settings, tmp_path, name):
     if name.startswith("random_states"):  # read by nothing: all random numbers of a run come from its seed
         train(resumed)
     else:
-        with pytest.raises(ValueError, match="`resume`: .*checkpoint-3"):
+        with pytest.raises(ValueError, match="`resume` must .*checkpoint-3"):
             train(resumed)
     assert not (tmp_path / "executed").exists()
 
@@ -62,9 +62,11 @@ def test_one_changed_bit_is_noticed(training_settings, name, same_weights, tmp_p
     position = content.index(b'"step": 6') + 8 if name == STATE_FILE else len(content) * 6 // 10
     content[position] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"`resume`: .*checkpoint-6/{name}' is .*damaged"):
+    with pytest.raises(
+        ValueError, match=f"`resume` must be a whole checkpoint, got a damaged .*checkpoint-6/{name}': "
+    ):
         train(TrainingConfig(**training_settings, resume="checkpoint-6"))
-    with pytest.warns(UserWarning, match=f"checkpoint-6/{name}' is .*damaged.* the checkpoint before it is taken"):
+    with pytest.warns(UserWarning, match=f"damaged .*checkpoint-6/{name}': .* the checkpoint before it is taken"):
         train(TrainingConfig(**training_settings, resume="latest"))
 
 

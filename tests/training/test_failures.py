@@ -90,8 +90,7 @@ def test_too_many_skipped_steps_end_the_run(settings, poison, read_metrics):
     poison(range(2, 1000))
     with pytest.raises(
         ValueError,
-        match="`max_skipped_steps`: the gradients of the last 3 steps were not finite, and at most 2 .*; "
-        "the last good checkpoint is checkpoint-4",
+        match="`max_skipped_steps` must be .*, got 2 and 3 of them; .*; the last good checkpoint is checkpoint-4",
     ):
         train(TrainingConfig(**settings, max_skipped_steps=2))
     rows = read_metrics(settings["output_dir"])
@@ -129,7 +128,7 @@ def test_a_disk_that_fills_up_while_saving(settings, monkeypatch):
     monkeypatch.setattr(Accelerator, "save_state", save)
     with pytest.raises(
         ValueError,
-        match="`output_dir`: checkpoint-4 could not be written, .* MiB were free: .*No space left on device; "
+        match="`output_dir` must take checkpoint-4, got an error with .* MiB free: .*No space left on device; "
         "the last good checkpoint is checkpoint-2",
     ):
         train(TrainingConfig(**settings))
@@ -154,13 +153,16 @@ def test_a_real_limit_of_the_disk_gives_one_line(settings):
     result = subprocess.run([sys.executable, "-c", LIMITED, "train", *words], capture_output=True, text=True)
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("randar-hf train: error: `output_dir`: checkpoint-2 could not be written")
+    assert last.startswith("randar-hf train: error: `output_dir` must take checkpoint-2, got an error")
     assert not list(Path(settings["output_dir"]).glob(".checkpoint*"))
 
 
 def test_a_disk_that_is_full_for_the_log(settings, monkeypatch):
     monkeypatch.setattr(Trainer, "log", full_disk)
-    with pytest.raises(TrainingError, match="`output_dir`: .* lies on a full disk .*; there is no checkpoint yet"):
+    with pytest.raises(
+        TrainingError,
+        match="`output_dir` must lie on a disk with room, got a full one at .*; there is no checkpoint yet",
+    ):
         train(TrainingConfig(**settings))
 
 
@@ -175,7 +177,8 @@ def test_a_row_that_vanishes(settings, monkeypatch, num_workers):
 
     monkeypatch.setattr(KeyedSamples, "__getitems__", read)
     with pytest.raises(
-        ValueError, match="`dataset`: a row cannot .* No such file or directory: .*; the last good .*-4"
+        ValueError,
+        match="`dataset` must stay as it is, got .* No such file or directory: .*; the last good .*-4",
     ):
         train(TrainingConfig(**settings, num_workers=num_workers))
 

@@ -239,8 +239,12 @@ def test_a_model_without_position_instructions_is_trained_in_raster_order(settin
             "`hidden_size` must be 32, got 64; `num_attention_heads` must be 4, got 8; "
             "`position_instruction` must be 'rope', got 'dense': as in `pretrained_model`, ",
         ),
-        ({"vocab_size": 32}, {}, r"`pretrained_model`: .* 32 codes on a grid of \(4, 4\); .* 16 codes on a grid of"),
-        ({"grid_size": (2, 8)}, {}, r"`pretrained_model`: .* grid of \(2, 8\); the tokens .* grid of \(4, 4\)"),
+        (
+            {"vocab_size": 32},
+            {},
+            r"`pretrained_model` must be of the tokens' 16 codes .*, got .* of 32 codes on a grid of \(4, 4\)",
+        ),
+        ({"grid_size": (2, 8)}, {}, r"`pretrained_model` must .* grid of \(4, 4\), got .* grid of \(2, 8\)"),
     ],
 )
 def test_what_does_not_fit_the_pretrained_model_is_named(settings, pretrain, overrides, change, message):
@@ -251,11 +255,13 @@ def test_what_does_not_fit_the_pretrained_model_is_named(settings, pretrain, ove
 
 def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="`pretrained_model`: there is no folder '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match="`pretrained_model` must be a folder, found none at '.*nowhere'"):
         tune(settings, str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="`pretrained_model`: 'nobody/nothing' holds no model: "):
+    with pytest.raises(
+        FileNotFoundError, match="`pretrained_model` must be a model, found none in 'nobody/nothing': "
+    ):
         tune(settings, "nobody/nothing")
-    with pytest.raises(ValueError, match="`pretrained_model`: '.*tokenizer' holds no model of ours"):
+    with pytest.raises(ValueError, match="`pretrained_model` must be RandAR or RAR, got another one in '.*tokenizer'"):
         tune(settings, str(tokenizer_folder))
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
@@ -264,13 +270,15 @@ def test_a_pretrained_model_that_is_none_is_named(settings, pretrain, tokenizer_
     folder = pretrain()
     weights = Path(folder, "model.safetensors")
     RandARForCausalLM.from_pretrained(folder).model.save_pretrained(tmp_path / "headless")
-    with pytest.raises(ValueError, match="`pretrained_model`: '.*headless' lacks the weights lm_head.weight"):
+    with pytest.raises(
+        ValueError, match="`pretrained_model` must have all weights, got '.*headless' without lm_head.weight"
+    ):
         tune(settings, str(tmp_path / "headless"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="`pretrained_model`: .* holds weights that are damaged"):
+    with pytest.raises(ValueError, match="`pretrained_model` must have whole weights that fit, got others"):
         tune(settings, folder)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match="`pretrained_model`: .* holds no weights"):
+    with pytest.raises(FileNotFoundError, match="`pretrained_model` must have weights, found none in "):
         tune(settings, folder)
     assert not Path(settings["output_dir"]).exists()
 

@@ -123,8 +123,9 @@ def test_nothing_is_lost_when_pushing_fails_and_it_can_be_tried_again(settings, 
     with monkeypatch.context() as patch:
         patch.setattr(HfApi, "create_commit", fail(ConnectionError("the cable is cut")))
         message = (
-            "`push_to_hub`: the trained model lies in '.*run', but could not be pushed to 'someone/stripes'; give the "
-            "same command with `--resume latest` to try again .*the cable is cut.*checkpoint-6"
+            "`push_to_hub` must be a repository that takes the model, got 'someone/stripes', which did not "
+            ".*the cable is cut.* lies in '.*run': give the same command with `--resume latest` to try again"
+            ".*checkpoint-6"
         )
         with pytest.raises(ValueError, match=message):
             train(TrainingConfig(**settings))

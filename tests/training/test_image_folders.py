@@ -119,7 +119,7 @@ def test_slices_of_a_split(folder):
     ],
 )
 def test_what_is_ambiguous_or_lacks_labels_is_refused_in_a_sentence(folder, files, message):
-    with pytest.raises(ValueError, match=f"`dataset`: .*{message}"):
+    with pytest.raises(ValueError, match=f"`dataset` must be data that can be loaded, got .*{message}"):
         read(folder(*files))
 
 
@@ -257,7 +257,7 @@ def test_rows_open_files_alone(tokenizer_folder, tmp_path):
     rows = Dataset.from_dict({"image": paths, "label": [0] * len(paths)})
     rows.to_parquet(tmp_path / "rows.parquet")
     settings = {"dataset": tmp_path / "rows.parquet", "tokenizer": tokenizer_folder, "output_dir": tmp_path / "tokens"}
-    with pytest.raises(ValueError, match="`dataset`: it has no image that can be read"):
+    with pytest.raises(ValueError, match="`dataset` must have images that can be read, got none"):
         tokenize_images(TokenizingConfig(**settings))
     listed = [json.loads(line)["reason"] for line in (tmp_path / "tokens/.train").glob("skipped-*").__next__().open()]
     assert [part for part in ("is an address", "is an address", "no regular file", "no regular file")] == [

@@ -125,9 +125,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_too_many_end_the_run(se
     rows = read_metrics(Path(settings["output_dir"]))
     assert [row["skipped_steps"] for row in rows] == [0, 1, 2, 2, 2, 2, 2, 2, 2]
     assert all(weight.isfinite().all() for weight in weights_of(settings).values())
-    with pytest.raises(
-        TrainingError, match="`max_skipped_steps`: the gradients of the last 3 .*; there is no checkpo"
-    ):
+    with pytest.raises(TrainingError, match="`max_skipped_steps` must be .* and 3 of them; .*; there is no checkpo"):
         train_tokenizer(TokenizerTrainingConfig(**settings, max_skipped_steps=2, overwrite=True))
 
 
@@ -164,11 +162,11 @@ def test_codebook_starts_from_encoder_outputs_and_unused_codes_start_over():
 
 def test_bad_input_is_named(image_folder, tokenizer_folder, small_tokenizer_settings, tmp_path):
     settings = {"dataset": str(image_folder), "output_dir": str(tmp_path / "new"), **small_tokenizer_settings}
-    with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`dataset` must be .*nowhere"):
         train_tokenizer(TokenizerTrainingConfig(**{**settings, "dataset": str(tmp_path / "nowhere")}))
-    with pytest.raises(ValueError, match="`image_column`: there is no column 'photo'; the columns are image, label"):
+    with pytest.raises(ValueError, match="`image_column` must be one of image, label, got 'photo'"):
         train_tokenizer(TokenizerTrainingConfig(**settings, image_column="photo"))
-    with pytest.raises(ValueError, match="`image_column`: 'label' holds .*no images"):
+    with pytest.raises(ValueError, match="`image_column` must hold images, got .* in 'label'"):
         train_tokenizer(TokenizerTrainingConfig(**settings, image_column="label"))
     with pytest.raises(ValueError, match="`output_dir` must hold no other run"):
         train_tokenizer(TokenizerTrainingConfig(**{**settings, "output_dir": str(tokenizer_folder)}))

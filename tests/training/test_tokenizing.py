@@ -148,7 +148,7 @@ def test_labels_that_are_texts_are_numbered_by_name(tokenize, tmp_path):
     written = load_rows(str(tokenize(tmp_path / "fruit.parquet")), "train")
     assert written.features["label"] == ClassLabel(names=["apple", "fig", "pear"])
     assert written["label"][:] == [2, 0, 1, 0]
-    with pytest.raises(ValueError, match="`label_column`: 'label' holds texts.*do not stream"):
+    with pytest.raises(ValueError, match="`label_column` must hold numbers to be streamed, got texts in 'label'"):
         tokenize(tmp_path / "fruit.parquet", streaming=True, output_dir=str(tmp_path / "streamed"))
 
 
@@ -221,7 +221,7 @@ def test_too_many_unreadable_images_end_the_run_which_can_go_on(damaged_folder, 
 def test_images_that_are_all_unreadable_are_no_data(damaged_folder, tokenize):
     for file in damaged_folder.rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="`dataset`: it has no image that can be read"):
+    with pytest.raises(ValueError, match="`dataset` must have images that can be read, got none"):
         tokenize(damaged_folder)
 
 
@@ -240,13 +240,13 @@ def test_images_of_any_mode(tokenize, tmp_path):
 
 
 def test_bad_input_is_named(image_folder, tokenizer_folder, tokenize, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`dataset`: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="`dataset` must be .*nowhere"):
         tokenize(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="`tokenizer` must be .*nowhere"):
         tokenize(image_folder, tokenizer=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="`label_column`: there is no column 'class'; the columns are image, label"):
+    with pytest.raises(ValueError, match="`label_column` must be one of image, label, got 'class'"):
         tokenize(image_folder, label_column="class")
-    with pytest.raises(ValueError, match="`image_column`: 'label' holds .*, no images"):
+    with pytest.raises(ValueError, match="`image_column` must hold images, got .* in 'label'"):
         tokenize(image_folder, image_column="label")
     with pytest.raises(ValueError, match="`image_size` must be a multiple of 4, got 18"):
         tokenize(image_folder, image_size=18)
@@ -267,7 +267,7 @@ def test_damaged_tokenizer_is_named(image_folder, tokenizer_folder, tokenize, tm
     broken = shutil.copytree(tokenizer_folder, tmp_path / "broken")
     weights = broken / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(ValueError, match="`tokenizer`: .*broken"):
+    with pytest.raises(ValueError, match="`tokenizer` must be a tokenizer, found none at .*broken"):
         tokenize(image_folder, tokenizer=str(broken))
 
 

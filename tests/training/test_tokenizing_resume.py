@@ -111,7 +111,7 @@ def test_no_row_is_lost_or_doubled(before, owner, method, calls, streaming, sett
             stop_at(patch, owner, method, call, before)
             with pytest.raises(KeyboardInterrupt):
                 tokenize_images(config)
-        with pytest.raises(ValueError, match="`dataset`: .*the tokens are not complete"):
+        with pytest.raises(ValueError, match="`dataset` must be .*the tokens are not complete"):
             load_rows(settings["output_dir"], "train")
         written = contents(tokenize_images(config))
         assert written["rows"] == whole["rows"] and len(written["skipped"]) == 2
@@ -181,7 +181,7 @@ def test_other_settings_are_refused_by_name(settings, whole, monkeypatch):
             tokenize_images(TokenizingConfig(**settings))
     other = settings | {"rows_per_file": 4, "augmentation": "adm", "image_size": 8, "batch_size": 5}
     names = "augmentation, rows_per_file, image_size"
-    with pytest.raises(ValueError, match=rf"`output_dir`: .* had other settings \({names}\)"):
+    with pytest.raises(ValueError, match=rf"`output_dir` must .* same settings, got other ones \({names}\)"):
         tokenize_images(TokenizingConfig(**other))
     tokenize_images(TokenizingConfig(**other, overwrite=True))
     assert read_settings(settings["output_dir"]).height == 2

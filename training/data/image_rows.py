@@ -54,7 +54,9 @@ class ImageRows:
         self.streamed = isinstance(rows, IterableDataset)
         self.repository = config.dataset if self.streamed else None
         if rows.features is None:
-            raise ValueError("`streaming`: the data set does not tell its columns before it is read; do not stream it")
+            raise ValueError(
+                "`streaming` must be off for a data set that does not tell its columns before it is read, got True"
+            )
         label = class_feature(rows, config.label_column)
         if label is None:
             label = number_texts(config.dataset, config.dataset_config, config.label_column)

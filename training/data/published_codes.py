@@ -28,7 +28,7 @@ def read_randar_codes(path: Path) -> Iterator[SourceRow]:
     if path.is_dir():
         roots = {file.parent.parent for file in path.glob("**/*.npy")}
         if len(roots) != 1:
-            raise ValueError(f"`dataset`: {str(path)!r} must hold folders of .npy files named by their class")
+            raise ValueError(f"`dataset` must hold folders of .npy files named by their class, got {str(path)!r}")
         for folder in sorted(roots.pop().iterdir(), key=_class_number):
             for file in sorted(folder.glob("*.npy"), key=lambda file: int(file.stem)):
                 yield SourceRow(file, _class_number(folder), str(file.relative_to(path)))
@@ -41,12 +41,12 @@ def read_randar_codes(path: Path) -> Iterator[SourceRow]:
                     content = archive.extractfile(member).read()
                     yield SourceRow(content, _class_number(Path(member.name).parent), member.name)
     except tarfile.ReadError as error:
-        raise ValueError(f"`dataset`: the archive {str(path)!r} cannot be read to its end: {error}") from error
+        raise ValueError(f"`dataset` must be a whole archive, got {str(path)!r}: {error}") from error
 
 
 def _class_number(folder: Path) -> int:
     if not folder.name.isdecimal():
-        raise ValueError(f"`dataset`: the folder {str(folder)!r} is not named by the number of its class")
+        raise ValueError(f"`dataset` must hold folders named by the number of their class, got {str(folder)!r}")
     return int(folder.name)
 
 
@@ -65,7 +65,7 @@ def read_llamagen_codes(path: Path) -> Iterator[SourceRow]:
     folders = [codes, _llamagen_folders(second)[0]] if has_second else [codes]
     for file in sorted(codes.glob("*.npy"), key=lambda file: int(file.stem)):
         if not (label := labels / file.name).is_file():
-            raise ValueError(f"`dataset`: there is no {str(label)!r} for {str(file)!r}")
+            raise ValueError(f"`dataset` must hold labels beside codes, found no {str(label)!r} for {str(file)!r}")
         yield SourceRow([folder / file.name for folder in folders], int(np.load(label).item()), file.name)
 
 
@@ -74,7 +74,7 @@ def _llamagen_folders(path: Path) -> tuple[Path, Path]:
     codes = sorted(path.glob("*_codes"))
     labels = codes and codes[0].with_name(codes[0].name.removesuffix("_codes") + "_labels")
     if len(codes) != 1 or not labels.is_dir():
-        raise ValueError(f"`dataset`: {str(path)!r} must hold one folder *_codes, and *_labels beside it")
+        raise ValueError(f"`dataset` must hold one folder *_codes, and *_labels beside it, got {str(path)!r}")
     return codes[0], labels
 
 
@@ -105,11 +105,12 @@ class CodeRows:
     def __init__(self, config, vqvae: VQModel):
         self.reader, self.path = READERS[config.published_codes], Path(config.dataset).expanduser()
         if not self.path.exists():
-            raise MissingDataError(f"`dataset`: there is no folder or file {config.dataset!r}")
+            raise MissingDataError(f"`dataset` must be a folder or file, found none at {config.dataset!r}")
         first = next(self.reader(self.path), None)
         if first is None:
             raise ValueError(
-                f"`dataset`: {config.dataset!r} holds no tokens as {config.published_codes!r} lays them out"
+                f"`dataset` must hold tokens as {config.published_codes!r} lays them out, found none in "
+                f"{config.dataset!r}"
             )
         self.shape = _codes(first)[1].shape  # (A, N)
         settings = token_settings(vqvae, *square_grid(self.shape[1]))
@@ -151,7 +152,7 @@ class CodeRows:
         tokens, limit = np.stack(codes), self.schema.settings.vocab_size
         if tokens.min() < 0 or tokens.max() >= limit:
             raise ValueError(
-                f"`tokenizer`: the tokens go from {tokens.min()} to {tokens.max()}, but it has {limit} codes"
+                f"`tokenizer` must have the codes of all tokens, got {limit} for {tokens.min()} to {tokens.max()}"
             )
         return tokens
 

@@ -69,17 +69,19 @@ def load_rows(
             kind = KINDS.get(path.suffix, "parquet")
             return load_dataset(kind, data_files=pattern, split=split, streaming=streaming)
         if is_path(dataset) or dataset.endswith((".parquet", ".tar")):
-            raise MissingDataError(f"`{argument}`: there is no folder or file {dataset!r}")
+            raise MissingDataError(f"`{argument}` must be a folder or file, found none at {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split, streaming=streaming)
     except MissingDataError:
         raise
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise MissingDataError(
-            f"`{argument}`: {dataset!r} is no folder or parquet file with data here, nor a data set to load: {error}"
+            f"`{argument}` must be a folder or file with data, or the name of a data set, got {dataset!r}: {error}"
         ) from error
     except (ValueError, DatasetGenerationError) as error:
         reason = error.__cause__ or error
-        raise ValueError(f"`{argument}`: {dataset!r} with split {split!r} cannot be loaded: {reason}") from error
+        raise ValueError(
+            f"`{argument}` must be data that can be loaded, got {dataset!r} with split {split!r}: {reason}"
+        ) from error
 
 
 def _load_folder(path: Path, split: str, streaming: bool, label_column: str | None) -> Dataset | IterableDataset:
@@ -165,9 +167,7 @@ def _check_complete(path: Path, split: str, argument: str) -> None:
 def check_column(rows: Dataset, argument: str, column: str) -> None:
     """Raise a `ValueError` that names `argument`, the column asked for and those that exist, if it is not there."""
     if column not in rows.column_names:
-        raise ValueError(
-            f"`{argument}`: there is no column {column!r}; the columns are {', '.join(rows.column_names)}"
-        )
+        raise ValueError(f"`{argument}` must be one of {', '.join(rows.column_names)}, got {column!r}")
 
 
 def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | Value | None:
@@ -183,12 +183,11 @@ def class_feature(rows: Dataset | IterableDataset, column: str) -> ClassLabel | 
     if is_whole(feature):
         return Value("int64")
     if not (isinstance(feature, Value) and "string" in feature.dtype):
-        raise ValueError(
-            f"`label_column`: {column!r} holds {feature}; whole numbers, texts or a ClassLabel are needed"
-        )
+        raise ValueError(f"`label_column` must hold whole numbers, texts or a ClassLabel, got {feature} in {column!r}")
     if isinstance(rows, IterableDataset):
         raise ValueError(
-            f"`label_column`: {column!r} holds texts, and all of them must be known to number them; do not stream them"
+            f"`label_column` must hold numbers to be streamed, got texts in {column!r}, which are numbered when all "
+            "are known; do not stream them"
         )
     return None
 
@@ -227,5 +226,5 @@ def undecoded(rows: Dataset | IterableDataset, image_column: str, *others: str):
         return rows.cast_column(image_column, Image(decode=False))
     is_struct = isinstance(feature, dict) and "bytes" in feature
     if not is_struct and not (isinstance(feature, Value) and ("binary" in feature.dtype or "string" in feature.dtype)):
-        raise ValueError(f"`image_column`: {image_column!r} holds {feature}, no images")
+        raise ValueError(f"`image_column` must hold images, got {feature} in {image_column!r}")
     return rows

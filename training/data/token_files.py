@@ -48,9 +48,9 @@ def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
     try:
         return VQModel.from_pretrained(folder)
     except SafetensorError as error:
-        raise ValueError(f"`{argument}`: the weights in {folder!r} are damaged or cut off: {error}") from error
+        raise ValueError(f"`{argument}` must have whole weights, got damaged ones in {folder!r}: {error}") from error
     except OSError as error:
-        raise MissingDataError(f"`{argument}`: {folder!r} holds no tokenizer: {error}") from error
+        raise MissingDataError(f"`{argument}` must be a tokenizer, found none at {folder!r}: {error}") from error
 
 
 def tokenizer_hash(vqvae: VQModel) -> str:
@@ -100,7 +100,7 @@ def read_settings(dataset: str) -> TokenSettings | None:
     settings = [json.loads(text) if text else None for text in stored]
     configs = [one.pop("tokenizer_config") for one in settings if one and one.get("tokenizer_config")]
     if any(one != settings[0] for one in settings) or any(config != configs[0] for config in configs):
-        raise ValueError(f"`dataset`: the token files in {dataset!r} were made with different tokenizers")
+        raise ValueError(f"`dataset` must hold tokens of one tokenizer, got those of several in {dataset!r}")
     return TokenSettings(**settings[0], tokenizer_config=configs[0] if configs else None)
 
 
@@ -264,5 +264,7 @@ def square_grid(num_tokens: int) -> tuple[int, int]:
     """Rows and columns of a square grid of `num_tokens` tokens, for rows that carry no settings."""
     side = math.isqrt(num_tokens)
     if side * side != num_tokens:
-        raise ValueError(f"`dataset`: rows of {num_tokens} tokens form no square, and no grid is stored with them")
+        raise ValueError(
+            f"`dataset` must have a grid stored with its tokens, or rows that form a square, got {num_tokens} tokens"
+        )
     return side, side

@@ -156,7 +156,7 @@ class TokenFolder:
         if "files" not in state:
             rows = {file.name: pq.read_metadata(file).num_rows for file in sorted(self.work.glob("*-*.parquet"))}
             if not sum(rows.values()):
-                raise ValueError("`dataset`: it has no image that can be read")
+                raise ValueError("`dataset` must have images that can be read, got none")
             state["files"] = [name for name, count in rows.items() if count]  # `datasets` stumbles over empty ones
             state["num_rows"], state["num_skipped"] = sum(rows.values()), self.num_skipped()
             lines = [file.read_text() for file in sorted(self.work.glob("skipped-*.jsonl"))]
@@ -207,6 +207,6 @@ class TokenFolder:
         settings = json.loads(json.dumps(settings))
         if other := [name for name in settings if settings[name] != former.get(name)]:
             raise ValueError(
-                f"`output_dir`: the unfinished run in {str(self.work)!r} had other settings ({', '.join(other)}); "
-                "give the former ones, or ask to overwrite it"
+                f"`output_dir` must hold an unfinished run of the same settings, got other ones ({', '.join(other)}) "
+                f"in {str(self.work)!r}; give the former ones, or ask to overwrite it"
             )

@@ -101,7 +101,7 @@ def run_recipe(config: DigitsConfig) -> dict:
     """
     folder = Path(config.output_dir).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"`output_dir`: {str(folder)!r} is not empty")
+        raise ValueError(f"`output_dir` must be a new or empty folder, got {str(folder)!r}")
     write_digits(folder / "images")
     steps = [("train-tokenizer", train_tokenizer, tokenizer_config(folder, config.seed))]
     steps += [("tokenize", tokenize_images, step) for step in tokenizing_configs(folder)]

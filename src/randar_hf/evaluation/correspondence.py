@@ -75,12 +75,14 @@ def read_pairs(folder: str | os.PathLike, split: str = "test") -> list[Pair]:
                 target_size=float(max(right - left, bottom - top)),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"`data`: {str(file)!r} is no annotation of a pair: {error!r}") from error
+            raise ValueError(f"`data` must hold annotations of pairs, got {str(file)!r}: {error!r}") from error
         if len(points[0]) != len(points[1]) or not len(points[0]):
-            raise ValueError(f"`data`: {str(file)!r} must have as many points in both images, at least one.")
+            raise ValueError(
+                f"`data` must hold pairs of as many points in both images, at least one, got {str(file)!r}."
+            )
         for path in (pair.source, pair.target):
             if not path.is_file():
-                raise FileNotFoundError(f"`data`: the image {str(path)!r} of {file.name} is not there.")
+                raise FileNotFoundError(f"`data` must hold all images, found none at {str(path)!r} of {file.name}.")
         pairs.append(pair)
     return pairs
 

@@ -137,9 +137,9 @@ def _download_weights(name: str) -> Path:
         except HFValidationError:
             break
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            message = f"`weights`: {name!r} is no file, and cannot be had from the Hub ({type(error).__name__})"
+            message = f"`weights` must be a file or on the Hub, got {name!r} ({type(error).__name__})"
             raise FileNotFoundError(f"{message}; {MISSING_WEIGHTS}") from error
-    raise FileNotFoundError(f"`weights`: {name!r} is neither a file nor a repository with one; {MISSING_WEIGHTS}")
+    raise FileNotFoundError(f"`weights` must be a file or a repository with one, got {name!r}; {MISSING_WEIGHTS}")
 
 
 def hash_weights(module: nn.Module) -> str:

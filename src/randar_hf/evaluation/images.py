@@ -224,7 +224,7 @@ class _ArrayReader:
             read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             self.shape, fortran_order, dtype = read_header(self.file)
         except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise ValueError(f"`{argument}`: {str(path)!r} is no whole npz file: {error}") from error
+            raise ValueError(f"`{argument}` must be a whole npz file, got {str(path)!r}: {error}") from error
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order or 0 in self.shape:
             raise ValueError(
                 f"`{argument}` must hold `arr_0` of uint8 and the shape (images, height, width, 3), "
@@ -286,7 +286,7 @@ def _open_npz(argument: str, path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         with np.load(path, allow_pickle=False) as file:
             yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"`{argument}`: {str(path)!r} cannot be read as an npz file of numbers: {error}") from error
+        raise ValueError(f"`{argument}` must be an npz file of numbers, got {str(path)!r}: {error}") from error
 
 
 def _open_dataset(

@@ -149,7 +149,7 @@ def _read_moments(path: Path, kind: str, mean: np.ndarray, covariance: np.ndarra
     try:
         return FeatureStatistics.from_moments(mean, covariance, count)
     except ValueError as error:
-        raise ValueError(f"`reference`: {str(path)!r} holds no statistics: {error}") from error
+        raise ValueError(f"`reference` must hold statistics, got {str(path)!r}: {error}") from error
 
 
 def _read_about(path: Path, text: np.ndarray | None) -> dict:
@@ -159,7 +159,7 @@ def _read_about(path: Path, text: np.ndarray | None) -> dict:
     try:
         about = dict(json.loads(str(text)))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"`reference`: {str(path)!r} holds an `about` that cannot be read: {error}") from error
+        raise ValueError(f"`reference` must hold an `about` that can be read, got {str(path)!r}: {error}") from error
     count = about.get("count")
     if count is not None and (not is_int(count) or count < 2):
         raise ValueError(f"`reference` must be of at least 2 images, got a count of {count!r} in {str(path)!r}.")
