@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from typer.main import get_command
 
 from randar_hf import cli
+from randar_hf.conversion.published_files import PUBLISHED_FILES
 from randar_hf.training.experiments.digits import DigitsConfig
 from randar_hf.training.experiments.digits_evaluation import DigitsEvaluationConfig
 from randar_hf.training.experiments.digits_rar import DigitsRARConfig
@@ -195,6 +196,15 @@ def test_links_lead_somewhere(page):
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
         assert not anchor or anchor in headings(linked), target
+
+
+def test_every_published_model_has_its_row_and_its_command():
+    page = (DOCS / "published-models.md").read_text()
+    commands = [shlex.split(line)[2] for name, line in shell_lines() if name == "published-models.md"]
+    assert commands == list(PUBLISHED_FILES)
+    for name, published in PUBLISHED_FILES.items():
+        origin, row = published.origin, next(line for line in page.splitlines() if f"| `{name}` |" in line)
+        assert f"| `{origin.repository}` |" in row and f"{origin.fid:.2f} at {origin.guidance_scale:g}" in row
 
 
 def test_the_index_lists_every_page():
