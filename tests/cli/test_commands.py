@@ -219,7 +219,10 @@ def test_model_cut_in_half(folder, capsys):
 def test_commands_without_their_extra_say_how_to_get_it(words, package, extra, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     rooms = ("randar_hf.training.", "randar_hf.evaluation.", "randar_hf.space", f"{package}.")
-    for name in [name for name in sys.modules if name.startswith(rooms)]:
+    loaded = dict(sys.modules)
+    for name in [name for name in loaded if name.startswith(rooms)]:
+        parent, _, attribute = name.rpartition(".")
+        monkeypatch.setattr(loaded[parent], attribute, loaded[name], raising=False)  # comes back at the end
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     code, error = run(capsys, *words.split())

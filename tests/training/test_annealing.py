@@ -100,8 +100,7 @@ def test_run_resumed_on_the_ramp_equals_undisturbed_run_bit_for_bit(
     (half / "model.safetensors").unlink()
     train(TrainingConfig(**{**settings, "output_dir": str(half)}, resume="latest"))
     assert same_weights(whole, half)
-    rows, resumed = read_metrics(whole), read_metrics(half)
-    assert resumed == rows + rows[6:]
+    assert read_metrics(half) == read_metrics(whole)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

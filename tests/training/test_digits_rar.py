@@ -66,14 +66,14 @@ def test_an_interrupted_run_goes_on_or_starts_over(four_steps, tmp_path, read_me
     run = digits_rar.train_run(tmp_path, "random", 0)
     weights, rows = (run / "model.safetensors").read_bytes(), read_metrics(run)
     assert RARForCausalLM.from_pretrained(run).config.random_ratio == 1
-    for left, expected in (("checkpoint-2", rows + rows[2:]), ("nothing", rows)):
+    for left in ("checkpoint-2", "nothing"):
         for path in [run / "pipeline", *run.glob("checkpoint-*")]:
             if path.name != left:
                 shutil.rmtree(path)
         (run / "model.safetensors").unlink()
         assert digits_rar.train_run(tmp_path, "random", 0) == run
         assert (run / "model.safetensors").read_bytes() == weights
-        assert read_metrics(run) == expected
+        assert read_metrics(run) == rows
 
 
 def test_schedules_are_what_they_are_called():

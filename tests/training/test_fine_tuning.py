@@ -97,7 +97,7 @@ def test_resumed_run_equals_undisturbed_run_bit_for_bit(
     Path(folder, "model.safetensors").unlink()  # the weights are those of the checkpoint
     tune({**settings, "output_dir": str(half)}, folder, **more, resume="latest")
     assert same_weights(whole, half)
-    assert read_metrics(half) == read_metrics(whole) + read_metrics(whole)[3:]
+    assert read_metrics(half) == read_metrics(whole)
     assert (half / "generation_config.json").read_text() == (whole / "generation_config.json").read_text()
 
 
