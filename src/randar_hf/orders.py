@@ -69,7 +69,8 @@ def check_order(order: Any, num_tokens: int, batch_size: int) -> torch.Tensor:
         ValueError: if it has another shape or a row is no permutation of 0..N-1.
     """
     try:
-        order = torch.as_tensor(order)
+        # A tensor stays where it is, whatever the default device.
+        order = order if isinstance(order, torch.Tensor) else torch.as_tensor(order, device="cpu")
     except ValueError as error:
         raise ValueError(f"`order` must hold integers in rows of the same length: {error}.") from error
     except (TypeError, RuntimeError) as error:

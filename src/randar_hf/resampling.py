@@ -70,7 +70,8 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         plan = replace(plan, num_known=[num_tokens - count for count in counts])
         device = execution_device(self)
         input_ids, class_labels, again, known, count = (
-            part.to(device) for part in (input_ids, class_labels, again, known, torch.tensor(counts)[:, None])
+            part.to(device)
+            for part in (input_ids, class_labels, again, known, torch.tensor(counts, device="cpu")[:, None])
         )
         for _ in range(num_rounds):
             if mask is None:

@@ -21,7 +21,7 @@ def rotary_table(
     return rotary_table_at(grid_positions(height, width, device), head_dim, theta)
 
 
-def grid_positions(height: int, width: int, device: torch.device | str | None = None) -> torch.Tensor:
+def grid_positions(height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Row and column of every position of a grid in raster order, (height * width, 2), float32."""
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     return torch.cartesian_prod(rows, columns).view(-1, 2).float()

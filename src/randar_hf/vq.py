@@ -79,7 +79,8 @@ def decode(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
 def _look_up(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
     """[`decode`] of tokens that are known to be of the codebook; nothing is read from the device."""
     shape = (*tokens.shape, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
-    return vqvae.decode(tokens.flatten().to(execution_device(vqvae)), force_not_quantize=True, shape=shape).sample
+    with execution_device(vqvae) as device:  # diffusers makes a tensor on the default one
+        return vqvae.decode(tokens.flatten().to(device), force_not_quantize=True, shape=shape).sample
 
 
 def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,14 @@ from accelerate import cpu_offload, disk_offload
 from diffusers.hooks import apply_group_offloading
 
 from randar_hf.devices import execution_device
-from randar_hf.pipelines import RandARPipeline, RARPipeline
+from randar_hf.pipelines import (
+    RandARExtrapolationPipeline,
+    RandARInpaintPipeline,
+    RandAROutpaintPipeline,
+    RandARPipeline,
+    RARPipeline,
+)
+from randar_hf.vq import decode, encode
 
 
 @pytest.mark.parametrize("offload", ["cpu", "disk"])
@@ -48,3 +55,44 @@ def test_a_model_that_diffusers_offloads_runs_on_the_device_of_its_groups(model)
         if hasattr(part, "_diffusers_hook"):
             part._diffusers_hook.get_hook("group_offloading").config.onload_device = torch.device("cuda")
     assert model.device == torch.device("cpu") and execution_device(model) == torch.device("cuda")
+
+
+def public_calls(model, vqvae):
+    """Every call that makes tensors of its own, by name."""
+    tokens, mask = torch.arange(16)[None] % 8, torch.zeros(16, 16)
+    mask[:8] = 1
+
+    def draw(pipeline, *inputs, **settings):
+        pipe = pipeline(model, vqvae)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(0, *inputs, generator=torch.Generator().manual_seed(0), output_type="pt", **settings).images
+
+    seeded = {"generator": torch.Generator().manual_seed(0)}
+    calls = {
+        "forward": lambda: model(tokens, order=torch.arange(16, device="cpu")).logits,
+        "features": lambda: model.extract_features(tokens, order="raster"),
+        "likelihood": lambda: model.log_likelihood(tokens, [0], order="raster"),
+        "classes": lambda: model.class_log_likelihoods(tokens, generator=seeded["generator"].manual_seed(0)),
+        "codes": lambda: encode(vqvae, torch.ones(1, 3, 16, 16, device="cpu")),
+        "images": lambda: decode(vqvae, tokens.view(1, 4, 4)),
+    }
+    if model.config.model_type == "rar":
+        return calls | {"pipeline": lambda: draw(RARPipeline)}
+    image = torch.rand(3, 16, 16)
+    settings = {"generator": seeded["generator"], "num_inference_steps": 4}
+    return calls | {
+        "refine": lambda: model.refine(tokens, [0], **settings | {"generator": settings["generator"].manual_seed(0)}),
+        "pipeline": lambda: draw(RandARPipeline),
+        "inpaint": lambda: draw(RandARInpaintPipeline, image, mask, strength=0.5, seam=2, refine=1),
+        "outpaint": lambda: draw(RandAROutpaintPipeline, image, right=8, attention="sliding_window"),
+        "extrapolate": lambda: draw(RandARExtrapolationPipeline, height=28, width=28, spatial_guidance_scale=2.0),
+    }
+
+
+@pytest.mark.parametrize("build", ["make_model", "make_rar"])
+def test_no_public_call_takes_the_default_device(build, request, vqvae):
+    model = request.getfixturevalue(build)().eval()
+    for name, call in public_calls(model, vqvae).items():
+        expected = call()
+        with torch.device("meta"):
+            assert torch.equal(call(), expected), name
