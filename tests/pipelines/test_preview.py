@@ -44,7 +44,7 @@ def test_some_steps_are_shown_and_nothing_changes(pipe, shown):
 
 
 def test_larger_images_are_shown_in_their_size(pipe, shown):
-    larger = RandARExtrapolationPipeline(**pipe.components, id2label=pipe.id2label)
+    larger = RandARExtrapolationPipeline(**pipe.components)
     larger.set_progress_bar_config(disable=True)
     (image,) = larger(0, callback_on_step_end=live_preview(every=100, height=32, width=32), height=32, width=32).images
     assert shown[-1].shape[:2] == (32, 32) == image.size

@@ -154,7 +154,7 @@ def test_runs_share_no_state(pipe):
 
 
 def test_a_canvas_is_shown_in_its_size(pipe):
-    other = RandAROutpaintPipeline(**pipe.components, id2label=pipe.id2label)
+    other = RandAROutpaintPipeline(**pipe.components)
     frames = list(iterate(other, class_labels=[0], image=image(), right=16, generator=torch.Generator()))
     assert {frame.images[0].size for frame in frames} == {(32, 16)}
 

@@ -50,7 +50,7 @@ def draw_demo(seed: int = 0) -> Image.Image:
 
 def _quiet(kind: Callable, pipe: RandARPipeline) -> RandARPipeline:
     """Another pipeline of the same parts, without progress bars."""
-    other = kind(**pipe.components, id2label=pipe.id2label)
+    other = kind(**pipe.components)
     other.set_progress_bar_config(disable=True)
     return other
 

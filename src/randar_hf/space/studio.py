@@ -122,7 +122,7 @@ class Studio:
             raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
         if not is_int(count) or not 1 <= len(class_labels) * count <= MAX_IMAGES:
             raise ValueError(f"At most {MAX_IMAGES} images are made at once, got {len(class_labels) * count}.")
-        pipe = kind(**self.pipe.components, id2label=self.pipe.id2label)
+        pipe = kind(**self.pipe.components)
         pipe.set_progress_bar_config(disable=True)
         settings = {name: value for name, value in settings.items() if value is not None}
         seeds = range(seed, seed + len(class_labels) * count)
