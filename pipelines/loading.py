@@ -57,4 +57,4 @@ def load_pipeline(
             kind = stored
         return KINDS[kind].from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"`{name}` {str(folder)!r} cannot be loaded: {error}") from error
+        raise ValueError(f"`{name}` must be a pipeline that can be loaded, got {str(folder)!r}: {error}") from error

@@ -171,7 +171,7 @@ def broken_pipeline(kind, folder, tmp_path):
         index = {"foreign": {"_class_name": ["mine", "Mine"]}, "no class": {}, "no index": []}[kind]
         (folder / "model_index.json").write_text(json.dumps(index))
         return [], "must be a RandARPipeline or"
-    return [], "cannot be loaded"
+    return [], "must be a pipeline that can be loaded"
 
 
 @pytest.mark.parametrize(
