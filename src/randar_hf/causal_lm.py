@@ -62,8 +62,7 @@ class ImageCausalLMMixin(ModelHost):
         if layout is None:
             layout = training_layout(input_ids.shape[-1], self.model.form, input_ids.device)
             # What is compiled or exported cannot ask for values.
-            is_known = order is not None and order.shape[-1] == self.config.num_tokens
-            if is_known and not torch.compiler.is_compiling():
+            if order is not None and order.shape[-1] == self.config.num_tokens and not torch.compiler.is_compiling():
                 check_fixed_order(order, self.config.only_order, *self.config.grid)
         outputs = self.model(input_ids, class_labels, order, layout, **kwargs)
         states = take_queries(outputs.last_hidden_state, layout)  # (B, Q, D)
@@ -87,7 +86,7 @@ class ImageCausalLMMixin(ModelHost):
 class _NoLabel(str):
     """A name in which transformers' `Trainer`, which takes what has "label" in its name for one, finds none."""
 
-    def __contains__(self, part: str) -> bool:
+    def __contains__(self, part: object) -> bool:
         return False
 
 
