@@ -1,5 +1,6 @@
 """What both trainers ask of `accelerate`, in one place."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from traceback import clear_frames
@@ -19,9 +20,10 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
     """An accelerator with seeded shuffling, accumulation across epoch ends and the trackers that `config` names.
 
     Raises:
-        ValueError: a tracker is unknown, or its package is not installed.
+        ValueError: a tracker is unknown, or its package is not installed, or processes were started that are not
+            connected.
     """
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         dynamo_backend="inductor" if compile else None,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -34,6 +36,18 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
         # a step reads each weight once: kept casts would only take memory, half of what the weights take
         kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
     )
+    check_processes(accelerator)
+    return accelerator
+
+
+def check_processes(accelerator: Accelerator) -> None:
+    """Raise a `ValueError` that says how to launch, if processes were started that `accelerate` did not connect."""
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != accelerator.num_processes:
+        raise ValueError(
+            f"{started} processes were started, but each runs alone: on a CPU they must be launched by "
+            f"`ACCELERATE_USE_CPU=true torchrun --nproc-per-node {started} -m randar_hf ...`"
+        )
 
 
 def tracker_names(report_to: str) -> list[str]:

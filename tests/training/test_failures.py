@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from randar_hf import RandARForCausalLM, cli
-from randar_hf.training import TrainingConfig, train
+from randar_hf.training import TokenizingConfig, TrainingConfig, tokenize_images, train
 from randar_hf.training.failures import TrainingError, explain_failures
 from randar_hf.training.optimization import NonFiniteGuard, make_optimizer
 from randar_hf.training.randomness import KeyedSamples
@@ -216,3 +216,16 @@ def test_memory_that_really_is_too_small(settings):
     with pytest.raises(TrainingError, match="`batch_size` must be smaller for the memory there is, got 4"):
         with explain_failures("run", 4, "lower it", str):
             torch.empty(2**50, dtype=torch.float64)
+
+
+def test_processes_that_are_not_connected_are_told_how_to_launch(
+    settings, image_folder, tokenizer_folder, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    tokenizing = TokenizingConfig(dataset=str(image_folder), tokenizer=str(tokenizer_folder), output_dir="never")
+    for run in (lambda: train(TrainingConfig(**settings)), lambda: tokenize_images(tokenizing)):
+        with pytest.raises(
+            ValueError, match="2 processes .* launched by `ACCELERATE_USE_CPU=true torchrun --nproc-per-"
+        ):
+            run()
+    assert not Path(settings["output_dir"]).exists() and not Path("never").exists()
