@@ -234,3 +234,12 @@ def test_every_control_has_a_label(open_page):
                 && !e.closest('label')).map(e => e.outerHTML)"""
         )
         assert not nameless, tab
+
+
+def test_the_dice_changes_the_seed(open_page):
+    page = open_page()
+    seed = page.get_by_label("Seed").first
+    assert seed.input_value() == "0"
+    page.get_by_text("Roll the dice").first.click()
+    page.wait_for_function("field => field.value !== '0'", arg=seed.element_handle())
+    assert 0 < int(seed.input_value()) < 2**32
