@@ -88,18 +88,9 @@ def measure(
     else:
         settings["speculative_window"] = speculative_window
     if known_tokens:
-        settings["known_tokens"] = torch.randint(config.vocab_size, (batch_size, num_tokens))
-        order = make_order(config.fixed_order or "random", height, width, batch_size)
-        settings["known_mask"] = order.argsort(dim=1) < known_tokens
-
-    seconds = []
-    for run in range(runs + 1):
-        start = time.perf_counter()
-        model.generate(labels, **settings).cpu()  # waits for the device
-        if run > 0:
-            seconds.append(time.perf_counter() - start)
+        settings |= _sample_known(config, batch_size, (height, width), known_tokens)
+    seconds = [_time_once(model, labels, settings) for _ in range(runs + 1)][1:]
     median = statistics.median(seconds)
-
     branches = 1 if guidance_scale == 1 else 2
     bytes_each = next(model.parameters()).element_size()
     cache = cache_bytes(config, branches * batch_size, sequence_length(num_tokens, model.base_model.form), model.dtype)
@@ -125,6 +116,21 @@ def measure(
         "cache_mib": cache / 2**20,
         "peak_memory_mib": peak_memory(device) / 2**20,
     }
+
+
+def _sample_known(config: Any, batch_size: int, grid: tuple[int, int], count: int) -> dict[str, torch.Tensor]:
+    """Known tokens and their mask, (B, N) each: so many of each image, the first ones of an order."""
+    order = make_order(config.fixed_order or "random", *grid, batch_size)  # (B, N)
+    return {
+        "known_tokens": torch.randint(config.vocab_size, order.shape),
+        "known_mask": order.argsort(dim=1) < count,
+    }
+
+
+def _time_once(model: Any, labels: torch.Tensor, settings: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    model.generate(labels, **settings).cpu()  # waits for the device
+    return time.perf_counter() - start
 
 
 def count_passes(

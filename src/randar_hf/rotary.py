@@ -4,7 +4,7 @@ import torch
 
 
 def rotary_table(
-    height: int, width: int, head_dim: int, theta: float = 10000.0, device: torch.device | str | None = None
+    height: int, width: int, head_dim: int, theta: float = 10000.0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """
     The [`rotary_table_at`] the positions of a grid, in raster order, one cell being one unit.
@@ -13,7 +13,7 @@ def rotary_table(
         height, width (`int`): rows and columns of the grid, at least 1.
         head_dim (`int`): width of one attention head, a multiple of 4.
         theta (`float`): base of the frequencies, `theta ** (-4j / head_dim)`.
-        device (`torch.device`, *optional*): where the table lies.
+        device (`torch.device` or `str`): where the table lies.
 
     Returns:
         `torch.Tensor` of shape (height * width + 1, head_dim / 2, 2), float32.

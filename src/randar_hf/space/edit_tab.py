@@ -1,5 +1,7 @@
 """The tab that paints parts of an image anew."""
 
+from collections.abc import Callable
+
 import gradio as gr
 from PIL import Image
 
@@ -32,60 +34,13 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
                 info="How strongly the class is asked for; 1 turns guidance off.",
             )
         with gr.Column(scale=3, min_width=280):
-            editor = MaskEditor(
-                label="Paint here",
-                type="pil",
-                sources=[],
-                transforms=[],
-                layers=False,
-                brush=gr.Brush(default_size=48, colors=["#e6007e"], color_mode="fixed"),
-                eraser=gr.Eraser(default_size=48),
-                elem_id="edit-editor",
-                format="png",
-                canvas_size=(512, 512),
-            )
+            editor = _build_editor()
             with gr.Row():
                 button = gr.Button("Edit", variant="primary", elem_id="edit-run")
                 stop = gr.Button("Stop", variant="stop")
-            answers = gr.Gallery(
-                label="Four answers: choose one to compare",
-                columns=4,
-                height=200,
-                allow_preview=False,
-                object_fit="contain",
-                elem_classes="pixels",
-                format="png",
-                type="filepath",
-                interactive=False,
-                buttons=["download"],
-                elem_id="edit-answers",
-            )
-            slider = gr.ImageSlider(
-                label="Before and after", format="png", type="pil", interactive=False, elem_id="edit-slider"
-            )
+            answers, slider = _build_results()
 
-    @explained
-    @on_gpu
-    def edit(image: Image.Image, mask: Image.Image, label: int, seed: int, guidance: float):
-        """Paint parts of an image anew, four answers; all other pixels stay as they are.
-
-        Args:
-            image: the image.
-            mask: white, or transparent elsewhere, where the image is to be painted anew, of the size of the image.
-            label: class of what is painted.
-            seed: seed of the first answer; the next ones count up.
-            guidance: scale of classifier-free guidance; 1 turns it off.
-        """
-        if image is None:
-            raise ValueError("There is no image yet: upload one, or choose one below.")
-        if mask is None:
-            raise ValueError("Nothing is painted: mark with the brush what is to change.")
-        mask = mask_of_size(mask.convert("L"), image.size)
-        for frame in studio.edit(image, mask, label, NUM_ANSWERS, seed, guidance_scale=guidance):
-            images = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
-            before_and_after = _pair(image, frame.images[0]) if frame.done else None
-            yield images, before_and_after
-
+    edit = _make_edit(studio)
     image.change(
         lambda image: image and {"background": scale_to_view(image), "layers": [], "composite": None},
         image,
@@ -109,6 +64,69 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
         edit, [image, mask, label, seed, guidance], [answers, slider], **MODEL_QUEUE, api_name="edit"
     )
     return shelf
+
+
+def _build_editor() -> MaskEditor:
+    """Build what strokes are painted in."""
+    return MaskEditor(
+        label="Paint here",
+        type="pil",
+        sources=[],
+        transforms=[],
+        layers=False,
+        brush=gr.Brush(default_size=48, colors=["#e6007e"], color_mode="fixed"),
+        eraser=gr.Eraser(default_size=48),
+        elem_id="edit-editor",
+        format="png",
+        canvas_size=(512, 512),
+    )
+
+
+def _build_results() -> tuple[gr.Gallery, gr.ImageSlider]:
+    """Build what the task gives: the answers, and one of them beside the image."""
+    answers = gr.Gallery(
+        label="Four answers: choose one to compare",
+        columns=4,
+        height=200,
+        allow_preview=False,
+        object_fit="contain",
+        elem_classes="pixels",
+        format="png",
+        type="filepath",
+        interactive=False,
+        buttons=["download"],
+        elem_id="edit-answers",
+    )
+    slider = gr.ImageSlider(
+        label="Before and after", format="png", type="pil", interactive=False, elem_id="edit-slider"
+    )
+    return answers, slider
+
+
+def _make_edit(studio: Studio) -> Callable:
+    @explained
+    @on_gpu
+    def edit(image: Image.Image, mask: Image.Image, label: int, seed: int, guidance: float):
+        """Paint parts of an image anew, four answers; all other pixels stay as they are.
+
+        Args:
+            image: the image.
+            mask: white, or transparent elsewhere, where the image is to be painted anew, of the size of the image.
+            label: class of what is painted.
+            seed: seed of the first answer; the next ones count up.
+            guidance: scale of classifier-free guidance; 1 turns it off.
+        """
+        if image is None:
+            raise ValueError("There is no image yet: upload one, or choose one below.")
+        if mask is None:
+            raise ValueError("Nothing is painted: mark with the brush what is to change.")
+        mask = mask_of_size(mask.convert("L"), image.size)
+        for frame in studio.edit(image, mask, label, NUM_ANSWERS, seed, guidance_scale=guidance):
+            images = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
+            before_and_after = _pair(image, frame.images[0]) if frame.done else None
+            yield images, before_and_after
+
+    return edit
 
 
 def _compare(image: Image.Image, answers: list[tuple[str, str]], event: gr.SelectData):

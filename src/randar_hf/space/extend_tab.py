@@ -1,5 +1,7 @@
 """The tab that extends an image beyond its sides, and generates larger ones."""
 
+from collections.abc import Callable
+
 import gradio as gr
 from PIL import Image
 
@@ -58,6 +60,12 @@ def _build_extend(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
                 buttons=["download", "fullscreen"],
             )
 
+    run = button.click(_make_extend(studio), [image, label, *sides, seed], result, **MODEL_QUEUE, api_name="extend")
+    stop.click(None, cancels=run, api_visibility="private")
+    return shelf
+
+
+def _make_extend(studio: Studio) -> Callable:
     @explained
     @on_gpu
     def extend(image: Image.Image, label: int, left: int, right: int, top: int, bottom: int, seed: int):
@@ -80,39 +88,13 @@ def _build_extend(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
         for frame in studio.extend(image, label, pixels, seed):
             yield keep_file(frame.images[0])
 
-    run = button.click(extend, [image, label, *sides, seed], result, **MODEL_QUEUE, api_name="extend")
-    stop.click(None, cancels=run, api_visibility="private")
-    return shelf
+    return extend
 
 
 def _build_enlarge(studio: Studio):
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            label = build_class(studio.class_names(), "What the image shows.")
-            factor = gr.Slider(1, 3, 2, step=0.25, label="Factor", info="Times the trained size.")
-            guidance = gr.Slider(
-                1,
-                5,
-                1.5,
-                step=0.1,
-                label="Spatial guidance",
-                info="Away from what is predicted without some of the tokens; 1 turns it off.",
-            )
-            frequencies = gr.Slider(
-                0,
-                8,
-                0,
-                step=1,
-                label="Frequencies not interpolated",
-                info="So many of the highest rotary frequencies keep the distance of neighbours.",
-            )
-            hierarchy = gr.Checkbox(
-                True, label="Coarse tokens first", info="Otherwise all cells are decoded at once, in one order."
-            )
-            compare = gr.CheckboxGroup(
-                [TRAINED, PLAIN, FLAT], value=[TRAINED, PLAIN], label="Compare with", info="Of the same seed."
-            )
-            seed = build_seed("Of all images.")
+            controls = _build_enlarge_controls(studio)
             with gr.Row():
                 button = gr.Button("Enlarge", variant="primary", elem_id="enlarge-run")
                 stop = gr.Button("Stop", variant="stop")
@@ -129,7 +111,41 @@ def _build_enlarge(studio: Studio):
                 elem_id="enlarge-results",
                 buttons=["download", "fullscreen"],
             )
+    run = button.click(_make_enlarge(studio), controls, results, **MODEL_QUEUE, api_name="enlarge")
+    stop.click(None, cancels=run, api_visibility="private")
 
+
+def _build_enlarge_controls(studio: Studio) -> list[gr.components.Component]:
+    """Build what the task takes: label, factor, guidance, frequencies, hierarchy, comparison and seed."""
+    label = build_class(studio.class_names(), "What the image shows.")
+    factor = gr.Slider(1, 3, 2, step=0.25, label="Factor", info="Times the trained size.")
+    guidance = gr.Slider(
+        1,
+        5,
+        1.5,
+        step=0.1,
+        label="Spatial guidance",
+        info="Away from what is predicted without some of the tokens; 1 turns it off.",
+    )
+    frequencies = gr.Slider(
+        0,
+        8,
+        0,
+        step=1,
+        label="Frequencies not interpolated",
+        info="So many of the highest rotary frequencies keep the distance of neighbours.",
+    )
+    hierarchy = gr.Checkbox(
+        True, label="Coarse tokens first", info="Otherwise all cells are decoded at once, in one order."
+    )
+    compare = gr.CheckboxGroup(
+        [TRAINED, PLAIN, FLAT], value=[TRAINED, PLAIN], label="Compare with", info="Of the same seed."
+    )
+    seed = build_seed("Of all images.")
+    return [label, factor, guidance, frequencies, hierarchy, compare, seed]
+
+
+def _make_enlarge(studio: Studio) -> Callable:
     @explained
     @on_gpu
     def enlarge(
@@ -174,11 +190,4 @@ def _build_enlarge(studio: Studio):
             for frame in studio.generate([label], 1, seed):
                 yield [*done, (keep_file(frame.images[0]), TRAINED)]
 
-    run = button.click(
-        enlarge,
-        [label, factor, guidance, frequencies, hierarchy, compare, seed],
-        results,
-        **MODEL_QUEUE,
-        api_name="enlarge",
-    )
-    stop.click(None, cancels=run, api_visibility="private")
+    return enlarge

@@ -1,5 +1,6 @@
 """The tab that generates images of classes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -16,85 +17,104 @@ from .studio import MAX_IMAGES, Studio
 
 def build_generate_tab(studio: Studio, source: str | None) -> gr.Gallery:
     """Build the tab; returns the gallery of the images made last."""
-    config, generation = studio.pipe.transformer.config, studio.pipe.transformer.generation_config
-    names = studio.class_names()
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            classes = gr.Dropdown(
-                [(name, i) for i, name in enumerate(names)],
-                value=[0],
-                multiselect=True,
-                label="Classes",
-                info="Type to search; several at once make a row each.",
-                elem_id="generate-classes",
-            )
-            count = gr.Slider(1, 8, 4, step=1, label="Images of each class", info=f"At most {MAX_IMAGES} in all.")
-            seed = build_seed("The first image takes this seed, the next ones count up.")
-            guidance = gr.Slider(
-                0,
-                20,
-                generation.guidance_scale,
-                step=0.1,
-                label="Guidance",
-                info="How strongly the class is asked for; 1 turns guidance off.",
-            )
-            order = gr.Dropdown(
-                list(ORDER_NAMES),
-                value=generation.order if studio.any_order else None,
-                label="Order",
-                info="Which part of the image comes first.",
-                visible=studio.any_order,
-            )
-            steps = gr.Slider(
-                1,
-                config.num_tokens,
-                min(generation.num_inference_steps, config.num_tokens),
-                step=1,
-                label="Steps",
-                info=f"Fewer are faster: {config.num_tokens} tokens are decoded in so many groups.",
-                visible=studio.any_order,
-            )
-            window = gr.Slider(
-                0,
-                min(32, config.num_tokens),
-                0,
-                step=1,
-                label="Lossless window",
-                info="Above 0: the image of one token a step, in fewer passes; the number of steps is not used.",
-                visible=studio.has_window,
-            )
+            controls = _build_controls(studio)
             with gr.Row():
                 button = gr.Button("Generate", variant="primary", elem_id="generate-run")
                 stop = gr.Button("Stop", variant="stop", elem_id="generate-stop")
         with gr.Column(scale=3, min_width=280):
-            sheet = gr.Image(
-                label="Images as they appear",
-                format="png",
-                type="pil",
-                interactive=False,
-                elem_id="generate-sheet",
-                height=360,
-                elem_classes="pixels",
-                alt_text="The generated images, a row for each class",
-                buttons=["fullscreen"],
-            )
-            with gr.Row():
-                png = gr.DownloadButton("Download PNG")
-                gif = gr.DownloadButton("Download GIF")
-            latest = gr.Gallery(
-                label="Image by image",
-                height="auto",
-                columns=4,
-                object_fit="contain",
-                elem_classes="pixels",
-                format="png",
-                type="filepath",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="generate-images",
-            )
+            results = _build_results()
     with gr.Accordion("The same in Python", open=False):
         snippet = gr.Code(language="python", label="Settings as code", interactive=False)
+    task = _make_task(studio, source)
+    run = button.click(task, controls, [*results, snippet], **MODEL_QUEUE, api_name="generate")
+    stop.click(None, cancels=run, api_visibility="private")
+    return results[-1]
+
+
+def _build_controls(studio: Studio) -> list[gr.components.Component]:
+    """Build what the task takes: classes, count, seed, guidance, order, steps and window."""
+    config, generation = studio.pipe.transformer.config, studio.pipe.transformer.generation_config
+    classes = gr.Dropdown(
+        [(name, i) for i, name in enumerate(studio.class_names())],
+        value=[0],
+        multiselect=True,
+        label="Classes",
+        info="Type to search; several at once make a row each.",
+        elem_id="generate-classes",
+    )
+    count = gr.Slider(1, 8, 4, step=1, label="Images of each class", info=f"At most {MAX_IMAGES} in all.")
+    seed = build_seed("The first image takes this seed, the next ones count up.")
+    guidance = gr.Slider(
+        0,
+        20,
+        generation.guidance_scale,
+        step=0.1,
+        label="Guidance",
+        info="How strongly the class is asked for; 1 turns guidance off.",
+    )
+    order = gr.Dropdown(
+        list(ORDER_NAMES),
+        value=generation.order if studio.any_order else None,
+        label="Order",
+        info="Which part of the image comes first.",
+        visible=studio.any_order,
+    )
+    steps = gr.Slider(
+        1,
+        config.num_tokens,
+        min(generation.num_inference_steps, config.num_tokens),
+        step=1,
+        label="Steps",
+        info=f"Fewer are faster: {config.num_tokens} tokens are decoded in so many groups.",
+        visible=studio.any_order,
+    )
+    window = gr.Slider(
+        0,
+        min(32, config.num_tokens),
+        0,
+        step=1,
+        label="Lossless window",
+        info="Above 0: the image of one token a step, in fewer passes; the number of steps is not used.",
+        visible=studio.has_window,
+    )
+    return [classes, count, seed, guidance, order, steps, window]
+
+
+def _build_results() -> tuple[gr.Image, gr.DownloadButton, gr.DownloadButton, gr.Gallery]:
+    """Build what the task gives: the sheet, its PNG and GIF, and image by image."""
+    sheet = gr.Image(
+        label="Images as they appear",
+        format="png",
+        type="pil",
+        interactive=False,
+        elem_id="generate-sheet",
+        height=360,
+        elem_classes="pixels",
+        alt_text="The generated images, a row for each class",
+        buttons=["fullscreen"],
+    )
+    with gr.Row():
+        png = gr.DownloadButton("Download PNG")
+        gif = gr.DownloadButton("Download GIF")
+    latest = gr.Gallery(
+        label="Image by image",
+        height="auto",
+        columns=4,
+        object_fit="contain",
+        elem_classes="pixels",
+        format="png",
+        type="filepath",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id="generate-images",
+    )
+    return sheet, png, gif, latest
+
+
+def _make_task(studio: Studio, source: str | None) -> Callable:
+    names = studio.class_names()
 
     @explained
     @on_gpu
@@ -128,12 +148,4 @@ def build_generate_tab(studio: Studio, source: str | None) -> gr.Gallery:
         png, gif = keep_file(sheets[-1], "images.png"), keep_file(draw_film(sheets), "images.gif")
         yield png, png, gif, images, code
 
-    run = button.click(
-        generate,
-        [classes, count, seed, guidance, order, steps, window],
-        [sheet, png, gif, latest, snippet],
-        **MODEL_QUEUE,
-        api_name="generate",
-    )
-    stop.click(None, cancels=run, api_visibility="private")
-    return latest
+    return generate

@@ -1,5 +1,6 @@
 """The tab that shows what a model sees in an image, and how it decodes."""
 
+from collections.abc import Callable
 from html import escape
 
 import gradio as gr
@@ -68,6 +69,14 @@ def _build_reading(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
                 "what has one colour is alike to it. Read twice, every position sees the whole image."
             )
 
+    controls, results = [image, classes, num_orders, seed], [bars, once, twice]
+    button.click(_make_understand(studio), controls, results, **MODEL_QUEUE, api_name="understand")
+    return shelf
+
+
+def _make_understand(studio: Studio) -> Callable:
+    names = studio.class_names()
+
     @explained
     @on_gpu
     def understand(image: Image.Image, classes: list[int], num_orders: int, seed: int):
@@ -81,7 +90,7 @@ def _build_reading(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
         """
         if image is None:
             raise ValueError("There is no image yet: upload one, or choose one below.")
-        if not classes and many:
+        if not classes and len(names) > MAX_CLASSES:
             raise ValueError(f"No class is chosen: of {len(names)} classes choose some to judge.")
         judged = classes or list(range(len(names)))
         nats = studio.log_likelihoods(image, judged, num_orders, seed)
@@ -89,10 +98,7 @@ def _build_reading(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
         colours = [keep_file(colour_features(studio.features(image, rounds, seed))) for rounds in (1, 2)]
         yield write_bars(found[:MAX_BARS], len(found)), *colours
 
-    button.click(
-        understand, [image, classes, num_orders, seed], [bars, once, twice], **MODEL_QUEUE, api_name="understand"
-    )
-    return shelf
+    return understand
 
 
 def _build_orders(studio: Studio):
