@@ -68,6 +68,7 @@ def _time_setting(
 ) -> dict[str, float]:
     """The numbers of one row."""
     labels = torch.arange(batch_size) % model.config.num_classes
+    torch.compiler.reset()  # torch keeps at most eight shapes of one function; a row needs up to three of its own
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []

@@ -40,6 +40,7 @@ def published(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_programs_are_timed(published, monkeypatch):
     monkeypatch.setattr(benchmark, "ROUNDS", 1)
     result = measure_training("demo", batch_size=2, runs=1, dtype="bfloat16", published=str(published))

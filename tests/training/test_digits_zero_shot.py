@@ -36,6 +36,7 @@ def test_inpainted_digits_are_what_they_were(pipeline, digits, config):
     assert numbers["edited_named_as_new_class"] > numbers["unedited_named_as_new_class"]
 
 
+@pytest.mark.slow
 def test_what_is_known_helps(pipeline, config):
     digits = load_digits(pipeline.vqvae)  # all of them: a few say little
     bits = list(digits_zero_shot.known_share_numbers(pipeline.transformer, digits, config).values())
@@ -46,6 +47,7 @@ def test_likelihood_tells_digits_apart(pipeline, digits, config):
     assert digits_zero_shot.classification_number(pipeline.transformer, digits, config) >= 0.8
 
 
+@pytest.mark.slow
 def test_refinement_makes_tokens_fit(pipeline, digits, config):
     numbers = digits_zero_shot.refinement_numbers(pipeline, digits, config)
     assert numbers["rounds_4"]["bits_per_token_given_others"] < numbers["rounds_0"]["bits_per_token_given_others"]
