@@ -88,7 +88,8 @@ class RandAROutpaintPipeline(RandARBasePipeline):
             top_p (`float`, *optional*): only the likeliest tokens of this fraction are sampled, in (0, 1].
             order (`str` or `torch.LongTensor`, *optional*): name of a decoding order, or a permutation of the raster
                 positions, of the canvas or of a window: of shape (N,) or one row per image; known positions are
-            skipped. generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
+                skipped.
+            generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             speculative_window (`int`, *optional*): lossless decoding, the tokens of one step a token in fewer passes,
                 each of which asks for so many tokens; instead of `num_inference_steps`.
             spatial_guidance_scale (`float`): spatial contextual guidance (Sec. F), at least 0; 1 turns it off.
