@@ -16,6 +16,7 @@ from PIL import Image
 
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.cli import main
+from randar_hf.pipelines import RandARPipeline
 
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -119,6 +120,13 @@ def vqvae():
 @pytest.fixture
 def class_names():
     return dict(CLASS_NAMES)
+
+
+@pytest.fixture
+def pipe(model, vqvae, class_names):
+    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and folders that one process holds."""
 
 import os
+import shutil
 import stat
 from functools import partial
 
@@ -67,6 +68,16 @@ def test_a_held_folder_is_refused_and_cleared_of_what_a_kill_left(tmp_path, monk
     with pytest.raises(ValueError, match="`output_dir` must hold no links, which would be written through, got "):
         with hold(tmp_path, partial(check_no_links, "output_dir", tmp_path)):
             pass
+
+
+def test_what_others_do_to_a_held_folder_is_no_error(tmp_path):
+    folder = tmp_path / "above" / "out"
+    with hold(folder):
+        (tmp_path / "above" / "mine").write_text("stays")
+    assert os.listdir(tmp_path / "above") == ["mine"]
+    with hold(folder):
+        shutil.rmtree(folder)
+    assert os.listdir(tmp_path / "above") == ["mine"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -39,7 +39,7 @@ class TrainingConfig(RunConfig):
     SCHEDULES: ClassVar[tuple[str, ...]] = tuple(ALL_SCHEDULES)
 
     tokenizer: str | None = setting(
-        DATA, "folder or Hub name of the tokens' tokenizer; draws previews and makes a pipeline", None
+        DATA, "folder or Hub name of the tokens' tokenizer; makes previews and a pipeline", None
     )
     token_column: str = setting(DATA, "column of the tokens", "tokens")
     label_column: str = setting(DATA, "column of the classes", "label")

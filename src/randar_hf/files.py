@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -111,11 +111,14 @@ def _lock(argument: str, folder: Path) -> Iterator[None]:
         clear_partial(folder)
         yield
     finally:
-        (folder / LOCK_FILE).unlink()  # who waits for it notices
+        (folder / LOCK_FILE).unlink(missing_ok=True)  # who waits for it notices
         lock.release()
-        if made and not any(folder.iterdir()):
-            for path in made:
-                path.rmdir()
+        for path in takewhile(_is_empty, made):
+            path.rmdir()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 __all__ = ["check_no_links", "clear_partial", "hold_folder", "whole_file", "write_text"]

@@ -28,13 +28,6 @@ print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": floa
 """
 
 
-@pytest.fixture
-def pipe(model, vqvae, class_names):
-    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.mark.parametrize("kind", ["pipe", "rar_pipe"])
 def test_a_folder_with_code_needs_no_package(kind, request, tmp_path):
     pipe = request.getfixturevalue(kind)

@@ -15,13 +15,6 @@ from diffusers.pipelines.pipeline_loading_utils import _get_custom_components_an
 from randar_hf.pipelines import RandARPipeline
 
 
-@pytest.fixture
-def pipe(model, vqvae, class_names):
-    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def tokens(pipe, *args, seed=0, **kwargs):
     return pipe(*args, generator=torch.Generator().manual_seed(seed), output_type="latent", **kwargs).images
 

@@ -4,19 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from randar_hf.pipelines import RandARExtrapolationPipeline, RandARPipeline, live_preview
-
-
-@pytest.fixture
-def pipe(model, vqvae, class_names):
-    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+from randar_hf.pipelines import RandARExtrapolationPipeline, live_preview
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """The previews of a notebook, in turn, as pixels; the first is displayed, the others take its position."""
+    """The previews of a notebook, in turn, as pixels; the first is displayed, the others replace it."""
     previews = []
 
     class Handle:

@@ -20,13 +20,6 @@ def start(pipe, **settings):
 
 
 @pytest.fixture
-def pipe(model, vqvae, class_names):
-    pipe = RandARPipeline(transformer=model, vqvae=vqvae, id2label=class_names)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
 def rar_pipe(make_rar, vqvae):
     """A RAR model without class names."""
     return RARPipeline(transformer=make_rar(), vqvae=vqvae)
