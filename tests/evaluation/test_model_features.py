@@ -95,6 +95,9 @@ def test_random_crops_are_those_of_the_recipe():
     batch = crops.batch(range(600)).numpy().astype(int)  # (600, 3, 64, 64)
     assert np.array_equal(batch[7], random_crops(images, 64, 10, seed=1).batch([7])[0].numpy())
     assert not np.array_equal(batch[7], random_crops(images, 64, 10, seed=2).batch([7])[0].numpy())
+    for name, numbers in (("size", (0, 1, 0)), ("count", (64, 0, 0)), ("seed", (64, 1, -1))):
+        with pytest.raises(ValueError, match=f"`{name}` must be an int of at least"):
+            random_crops(images, *numbers)
     widths, heights = batch[:, 0, 32, -1] - batch[:, 0, 32, 0], batch[:, 1, -1, 32] - batch[:, 1, 0, 32]
     assert 0.4 < (widths < 0).mean() < 0.6 and (heights > 0).all()  # mirrored
     areas, ratios = abs(widths) * heights / 200**2, abs(widths) / heights

@@ -7,6 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
+from randar_hf.checks import check_int
 from randar_hf.images import to_rgb
 
 from .images import ImageSet
@@ -27,7 +28,11 @@ def random_crops(images: ImageSet, size: int, count: int, seed: int) -> ImageSet
 
     Returns:
         [`ImageSet`]: of `count` n images without labels; number i is a crop of number i mod n.
+
+    Raises:
+        ValueError: for a size or a count below 1, or a seed below 0.
     """
+    size, count, seed = check_int("size", size, 1), check_int("count", count, 1), check_int("seed", seed, 0)
 
     def read(index: int) -> Image.Image:
         image = images.read(index % images.count)
