@@ -71,7 +71,7 @@ def _read_file(path: str):
             reason = f"would run code, {function[1]!r}; only tensors and plain values are read"
         else:
             reason = "cannot be read: it is damaged, cut short or of another kind; no code in it was run"
-        raise ValueError(f"`checkpoint` {path!r} {reason}.") from error
+        raise ValueError(f"`checkpoint` must be a file of weights, got {path!r}, which {reason}.") from error
 
 
 def _read_pickle(path: str):

@@ -38,15 +38,15 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
         if isinstance(names, dict):
             names = [names[str(class_id)] for class_id in range(len(names))]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"`class_names` {str(path)!r} cannot be read: {error}.") from error
+        raise ValueError(f"`class_names` must be JSON or lines of UTF-8, got {str(path)!r}: {error}.") from error
     except KeyError as error:
-        raise ValueError(f"`class_names` {str(path)!r} must count ids up from 0, but lacks {error}.") from error
+        raise ValueError(f"`class_names` must count ids up from 0, got {str(path)!r} without {error}.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f"`class_names` {str(path)!r} must hold one name for each class.")
+        raise ValueError(f"`class_names` must hold one name for each class, got {str(path)!r}.")
     return tuple(name.strip() for name in names)
 
 
 def check_class_names(names: tuple[str, ...], num_classes: int):
     """Raise a `ValueError` if there are not as many names as a checkpoint has classes."""
     if len(names) != num_classes:
-        raise ValueError(f"`class_names` holds {len(names)} names, but the checkpoint has {num_classes} classes.")
+        raise ValueError(f"`class_names` must hold {num_classes} names, one for each class, got {len(names)}.")

@@ -84,8 +84,8 @@ def _read_config(tensors: Mapping[str, torch.Tensor], num_attention_heads: int |
     intermediate_size, _ = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)
     if rows <= vocab_size + NUM_OTHER_EMBEDDINGS:
         raise ValueError(
-            f"`checkpoint` has {rows} rows in 'embeddings.weight', expected {vocab_size} codes, a mask token, classes "
-            "and a null class."
+            f"`checkpoint` must have rows in 'embeddings.weight' for {vocab_size} codes, a mask token, classes and a "
+            f"null class, got {rows}."
         )
     num_tokens = _read_num_tokens(tensors)
     config = RARConfig(
@@ -115,11 +115,11 @@ def _read_num_tokens(tensors: Mapping[str, torch.Tensor]) -> int:
     _, steps, _ = shape_of(tensors, "timesteps_embeddings", 3)
     num_tokens = positions - NUM_SPARE_POSITIONS
     if num_tokens < 1:
-        raise ValueError(f"`checkpoint` has {positions} rows in 'pos_embed', expected over {NUM_SPARE_POSITIONS}.")
+        raise ValueError(f"`checkpoint` must have over {NUM_SPARE_POSITIONS} rows in 'pos_embed', got {positions}.")
     if steps - NUM_SPARE_STEPS != num_tokens:
         raise ValueError(
-            f"`checkpoint` has {steps} rows in 'timesteps_embeddings', expected {num_tokens + NUM_SPARE_STEPS} for "
-            f"the {num_tokens} tokens that 'pos_embed' is for."
+            f"`checkpoint` must have {num_tokens + NUM_SPARE_STEPS} rows in 'timesteps_embeddings' for the "
+            f"{num_tokens} tokens that 'pos_embed' is for, got {steps}."
         )
     return num_tokens
 
@@ -129,8 +129,8 @@ def _read_heads(tensors: Mapping[str, torch.Tensor], hidden_size: int, given: in
     heads, rest = divmod(hidden_size, head_dim)
     if rest:
         raise ValueError(
-            f"`checkpoint` has {head_dim} channels in 'blocks.0.attn.q_norm.weight', which do not divide its width "
-            f"of {hidden_size}."
+            f"`checkpoint` must have channels in 'blocks.0.attn.q_norm.weight' that divide its width of "
+            f"{hidden_size}, got {head_dim}."
         )
     if given not in (None, heads):
         raise ValueError(

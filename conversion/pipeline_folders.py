@@ -104,13 +104,14 @@ def _check_source(checkpoint: Path, of_files: dict):
         return
     if not (checkpoint / "model_index.json").is_file():
         raise ValueError(
-            f"`checkpoint` {str(checkpoint)!r} is a folder, but no pipeline's: it has no model_index.json."
+            f"`checkpoint` must be a file or the folder of a pipeline, got {str(checkpoint)!r}, which has no "
+            "model_index.json."
         )
     for name, value in of_files.items():
         if value is not None:
             raise ValueError(
-                f"`{name}` belongs to a `checkpoint` that is a file, got {str(value)!r} for the pipeline in "
-                f"{str(checkpoint)!r}."
+                f"`{name}` must be given only for a `checkpoint` that is a file, got {str(value)!r} for the pipeline "
+                f"in {str(checkpoint)!r}."
             )
 
 
@@ -135,21 +136,23 @@ def _convert_files(
 
 def _merged(model: PreTrainedModel) -> RARForCausalLM:
     if not isinstance(model, RARForCausalLM):
-        raise ValueError(f"`merge_positions` needs a RAR model, got a {type(model).__name__}.")
+        raise ValueError(f"`merge_positions` must be given only for a RAR model, got it for a {type(model).__name__}.")
     return model.merge_positions()
 
 
 def _check_output(output: Path, overwrite: bool, sources: tuple[str | os.PathLike, ...]):
     if not output.parent.is_dir():
-        raise FileNotFoundError(f"`output` lies in the folder {str(output.parent)!r}, which does not exist.")
+        raise FileNotFoundError(f"`output` must lie in a folder that exists, got {str(output)!r}.")
     check_output_folder("output", output)
     found = files_of_runs(output, *FILES)
     if not found:
         return
     if not overwrite:
-        raise ValueError(f"`output` {str(output)!r} exists; it is replaced only if asked to be overwritten.")
+        raise ValueError(f"`output` must be new unless it is to be overwritten, got {str(output)!r}, which exists.")
     if not (output / "model_index.json").is_file():
         raise ValueError(f"`output` must be a pipeline's folder to be replaced, got {str(output)!r}.")
     for source in sources:
         if output.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-            raise ValueError(f"`output` {str(output)!r} holds {str(source)!r}, which would be lost.")
+            raise ValueError(
+                f"`output` must not hold what is read, got {str(output)!r}: {str(source)!r} would be lost."
+            )

@@ -92,8 +92,7 @@ def _refuse_captions(tensors: Mapping[str, torch.Tensor]):
     for name in tensors:
         if name.startswith(("cls_embedding.cap_proj.", "cls_embedding.uncond_embedding")):
             raise ValueError(
-                f"`checkpoint` is a text-conditional model, as {name!r} shows: only class-conditional models can be "
-                "converted."
+                f"`checkpoint` must be a class-conditional model, got a text-conditional one, as {name!r} shows."
             )
 
 

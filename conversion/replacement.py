@@ -48,9 +48,9 @@ def replacing(output: Path, keep: bool = False) -> Iterator[Path]:
                 _remove(old)
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
-        raise ValueError(f"`output` {str(output)!r} is being written by another process.") from error
+        raise ValueError(f"`output` must not be written by another process, got {str(output)!r}, which is.") from error
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"`output` {str(output)!r} cannot be written, nothing is left behind: {error}") from error
+        raise ValueError(f"`output` must be writable, got {str(output)!r}, nothing is left: {error}") from error
 
 
 def _beside(output: Path, part: str) -> Path:

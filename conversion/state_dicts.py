@@ -27,7 +27,7 @@ def refuse_other_kinds(tensors: Mapping[str, torch.Tensor], converter: str):
     """Raise a `ValueError` that names the right converter, if a checkpoint is of a kind that another one reads."""
     other = find_kind(tensors)
     if other not in (None, converter):
-        raise ValueError(f"`checkpoint` is {KINDS[other][1]}: `{other}` reads it, not `{converter}`.")
+        raise ValueError(f"`checkpoint` must be what `{converter}` reads, got {KINDS[other][1]}: `{other}` reads it.")
 
 
 def count(tensors: Mapping[str, torch.Tensor], beginning: str) -> int:
@@ -38,10 +38,10 @@ def count(tensors: Mapping[str, torch.Tensor], beginning: str) -> int:
 def shape_of(tensors: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
     """The shape of a tensor that sizes are read from; a `ValueError` names it if there is none or it cannot be one."""
     if name not in tensors:
-        raise ValueError(f"`checkpoint` lacks the tensor {name!r}.")
+        raise ValueError(f"`checkpoint` must hold the tensor {name!r}, got none.")
     shape = tuple(tensors[name].shape)
     if len(shape) != dimensions or 0 in shape:
-        raise ValueError(f"`checkpoint` has the shape {shape} for {name!r}, expected {dimensions} dimensions.")
+        raise ValueError(f"`checkpoint` must have {dimensions} dimensions in {name!r}, got the shape {shape}.")
     return shape
 
 
@@ -58,12 +58,12 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tupl
     """
     for name, shape in shapes.items():
         if name not in tensors:
-            raise ValueError(f"`checkpoint` lacks the tensor {name!r}.")
+            raise ValueError(f"`checkpoint` must hold the tensor {name!r}, got none.")
         found = tensors[name]
         if tuple(found.shape) != tuple(shape):
-            raise ValueError(f"`checkpoint` has the shape {tuple(found.shape)} for {name!r}, expected {tuple(shape)}.")
+            raise ValueError(f"`checkpoint` must have the shape {tuple(shape)} in {name!r}, got {tuple(found.shape)}.")
         if not found.is_floating_point():
             raise ValueError(f"`checkpoint` must have floating point numbers in {name!r}, got {found.dtype}.")
     for name in tensors:
         if name not in shapes:
-            raise ValueError(f"`checkpoint` has an unexpected tensor {name!r}.")
+            raise ValueError(f"`checkpoint` must hold the tensors of its kind alone, got {name!r}.")

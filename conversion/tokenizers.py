@@ -33,11 +33,11 @@ def empty_tokenizer(
     """
     first_convs = [f"{levels}{i}{layers}0.conv1.weight" for i in range(count(tensors, levels))]
     if not first_convs:
-        raise ValueError(f"`checkpoint` lacks the tensor '{levels}0{layers}0.conv1.weight'.")
+        raise ValueError(f"`checkpoint` must hold the tensor '{levels}0{layers}0.conv1.weight', got none.")
     widths = [shape_of(tensors, name, 4)[0] for name in first_convs]
     for name, width in zip(first_convs, widths, strict=True):
         if width % NORM_GROUPS:
-            raise ValueError(f"`checkpoint` has {width} channels in {name!r}, expected a multiple of {NORM_GROUPS}.")
+            raise ValueError(f"`checkpoint` must have a multiple of {NORM_GROUPS} channels in {name!r}, got {width}.")
     plain = len(widths) - attention  # levels without attention
     with torch.device("meta"):
         vqvae = VQModel(

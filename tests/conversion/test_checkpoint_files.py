@@ -65,7 +65,9 @@ def test_code_is_refused_and_does_not_run(kind, protocol, tmp_path):
     else:
         torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=kind == "torch")
     message = (
-        r"`checkpoint` '.*evil.pt' would run code, '\w+.mkdir'" if protocol == 2 else "`checkpoint` '.*evil.pt'.*code"
+        r"`checkpoint` .*evil.pt', which would run code, '\w+.mkdir'"
+        if protocol == 2
+        else "`checkpoint` .*evil.pt'.*code"
     )
     with pytest.raises(ValueError, match=message):
         convert_llamagen(path)
@@ -79,7 +81,7 @@ def test_truncated_files(writer, share, tensors, tmp_path):
     WRITERS[writer](tensors, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="`checkpoint` '.*short.pt' cannot be read"):
+    with pytest.raises(ValueError, match="`checkpoint` .*short.pt', which cannot be read"):
         convert_llamagen(path)
 
 
@@ -90,7 +92,7 @@ def test_truncated_files(writer, share, tensors, tmp_path):
 def test_files_of_other_kinds(content, tmp_path):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="`checkpoint` '.*other.pt' cannot be read"):
+    with pytest.raises(ValueError, match="`checkpoint` .*other.pt', which cannot be read"):
         convert_llamagen(path)
 
 

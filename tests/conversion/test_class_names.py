@@ -39,13 +39,13 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="`class_names`"):
         read_class_names(tmp_path / "none.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match="`class_names`.*cannot be read"):
+    with pytest.raises(ValueError, match="`class_names` must be JSON or lines"):
         read_class_names(tmp_path / "a.txt")
 
 
 def test_as_many_names_as_classes():
     check_class_names(("cat", "dog"), 2)
-    with pytest.raises(ValueError, match="2 names, but the checkpoint has 3 classes"):
+    with pytest.raises(ValueError, match="must hold 3 names.*, got 2"):
         check_class_names(("cat", "dog"), 3)
 
 

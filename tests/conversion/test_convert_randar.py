@@ -46,11 +46,11 @@ def test_sizes_are_read_from_shapes(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("layers.1.attention.wo.weight", None, "lacks"),
-        ("tok_embeddings.weight", None, "lacks"),
-        ("layers.1.ffn_norm.bias", (32,), "unexpected"),
-        ("layers.1.feed_forward.w2.weight", (32, 63), "expected"),
-        ("layers.1.attention.wqkv.weight", (60, 32), "expected"),
+        ("layers.1.attention.wo.weight", None, "must hold the tensor"),
+        ("tok_embeddings.weight", None, "must hold the tensor"),
+        ("layers.1.ffn_norm.bias", (32,), "of its kind alone"),
+        ("layers.1.feed_forward.w2.weight", (32, 63), "must have"),
+        ("layers.1.attention.wqkv.weight", (60, 32), "must have"),
     ],
 )
 def test_other_layouts_are_refused_by_name(checkpoint, name, shape, message):

@@ -49,25 +49,25 @@ def test_the_kind_is_told_by_names(checkpoint):
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("cls_token", None, "lacks"),
-        ("target_aware_pos_embed", None, "lacks"),
-        ("pos_embed", None, "lacks"),
-        ("blocks.0.attn.q_norm.weight", None, "lacks"),
-        ("blocks.1.attn.qkv.bias", None, "lacks"),
-        ("adaln_before_head.adaLN_modulation.1.bias", None, "lacks"),
-        ("attn_mask", torch.zeros(2, 2), "unexpected"),
-        ("blocks.1.attn.rotary", torch.zeros(2), "unexpected"),
-        ("cls_token", torch.zeros(64), "expected"),
-        ("cls_token", torch.zeros(1, 2, 64), "expected"),
-        ("pos_embed", torch.zeros(1040, 64), "expected"),
-        ("target_aware_pos_embed", torch.zeros(1, 1041, 64), "expected"),
-        ("blocks.0.adaLN_modulation.1.weight", torch.zeros(384, 63), "expected"),
-        ("blocks.1.attn.qkv.weight", torch.zeros(128, 64), "expected"),
-        ("blocks.1.attn.k_norm.weight", torch.zeros(8), "expected"),
-        ("blocks.0.attn.q_norm.weight", torch.zeros(15), "do not divide"),
-        ("embeddings.weight", torch.zeros(98, 64), "expected 96 codes"),
-        ("pos_embed", torch.zeros(1, 1024, 64), "expected over 1024"),
-        ("timesteps_embeddings", torch.zeros(1, 117, 64), "expected 116"),
+        ("cls_token", None, "must hold the tensor"),
+        ("target_aware_pos_embed", None, "must hold the tensor"),
+        ("pos_embed", None, "must hold the tensor"),
+        ("blocks.0.attn.q_norm.weight", None, "must hold the tensor"),
+        ("blocks.1.attn.qkv.bias", None, "must hold the tensor"),
+        ("adaln_before_head.adaLN_modulation.1.bias", None, "must hold the tensor"),
+        ("attn_mask", torch.zeros(2, 2), "of its kind alone"),
+        ("blocks.1.attn.rotary", torch.zeros(2), "of its kind alone"),
+        ("cls_token", torch.zeros(64), "must have"),
+        ("cls_token", torch.zeros(1, 2, 64), "must have"),
+        ("pos_embed", torch.zeros(1040, 64), "must have"),
+        ("target_aware_pos_embed", torch.zeros(1, 1041, 64), "must have"),
+        ("blocks.0.adaLN_modulation.1.weight", torch.zeros(384, 63), "must have"),
+        ("blocks.1.attn.qkv.weight", torch.zeros(128, 64), "must have"),
+        ("blocks.1.attn.k_norm.weight", torch.zeros(8), "must have"),
+        ("blocks.0.attn.q_norm.weight", torch.zeros(15), "that divide its width"),
+        ("embeddings.weight", torch.zeros(98, 64), "for 96 codes"),
+        ("pos_embed", torch.zeros(1, 1024, 64), "over 1024 rows"),
+        ("timesteps_embeddings", torch.zeros(1, 117, 64), "116 rows"),
         ("lm_head.bias", torch.zeros(96, dtype=torch.int8), "floating point"),
     ],
 )
@@ -82,7 +82,7 @@ def test_other_tensors_are_refused_by_name(checkpoint, name, tensor, message):
 
 def test_incomplete_layers(checkpoint):
     checkpoint["blocks.2.norm2.weight"] = torch.zeros(64)
-    with pytest.raises(ValueError, match="`checkpoint` lacks the tensor 'blocks.2"):
+    with pytest.raises(ValueError, match="`checkpoint` must hold the tensor 'blocks.2"):
         convert_rar(checkpoint)
 
 

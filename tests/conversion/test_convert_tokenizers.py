@@ -61,22 +61,22 @@ def test_one_block_a_level(published):
 @pytest.mark.parametrize(
     ("converter", "name", "shape", "message"),
     [
-        ("convert_llamagen_vq", "encoder.conv_blocks.1.attn.1.q.weight", None, "lacks"),
-        ("convert_llamagen_vq", "quantize.embedding.weight", None, "lacks"),
-        ("convert_llamagen_vq", "encoder.conv_in.weight", None, "lacks"),
-        ("convert_llamagen_vq", "encoder.conv_blocks.0.res.0.conv1.weight", None, "lacks"),
-        ("convert_llamagen_vq", "decoder.conv_blocks.1.attn.0.q.weight", (128, 128, 1, 1), "unexpected"),
-        ("convert_llamagen_vq", "decoder.mid.1.v.weight", (256, 256), "expected"),
-        ("convert_llamagen_vq", "quant_conv.weight", (4, 64, 1, 1), "expected"),
-        ("convert_maskgit_vq", "decoder.up.2.upsample_conv.bias", None, "lacks"),
-        ("convert_maskgit_vq", "encoder.down.2.block.0.nin_shortcut.weight", None, "lacks"),
-        ("convert_maskgit_vq", "encoder.conv_in.bias", (32,), "unexpected"),
-        ("convert_maskgit_vq", "decoder.up.0.block.2.conv1.weight", (32, 32, 3, 3), "unexpected"),
-        ("convert_maskgit_vq", "encoder.down.2.block.0.nin_shortcut.weight", (64, 32, 1, 1), "expected"),
+        ("convert_llamagen_vq", "encoder.conv_blocks.1.attn.1.q.weight", None, "must hold the tensor"),
+        ("convert_llamagen_vq", "quantize.embedding.weight", None, "must hold the tensor"),
+        ("convert_llamagen_vq", "encoder.conv_in.weight", None, "must hold the tensor"),
+        ("convert_llamagen_vq", "encoder.conv_blocks.0.res.0.conv1.weight", None, "must hold the tensor"),
+        ("convert_llamagen_vq", "decoder.conv_blocks.1.attn.0.q.weight", (128, 128, 1, 1), "of its kind alone"),
+        ("convert_llamagen_vq", "decoder.mid.1.v.weight", (256, 256), "must have"),
+        ("convert_llamagen_vq", "quant_conv.weight", (4, 64, 1, 1), "must have"),
+        ("convert_maskgit_vq", "decoder.up.2.upsample_conv.bias", None, "must hold the tensor"),
+        ("convert_maskgit_vq", "encoder.down.2.block.0.nin_shortcut.weight", None, "must hold the tensor"),
+        ("convert_maskgit_vq", "encoder.conv_in.bias", (32,), "of its kind alone"),
+        ("convert_maskgit_vq", "decoder.up.0.block.2.conv1.weight", (32, 32, 3, 3), "of its kind alone"),
+        ("convert_maskgit_vq", "encoder.down.2.block.0.nin_shortcut.weight", (64, 32, 1, 1), "must have"),
         ("convert_maskgit_vq", "encoder.down.1.block.0.conv1.weight", (40, 32, 3, 3), "multiple of 32"),
-        ("convert_maskgit_vq", "encoder.conv_out.weight", (64, 64, 3, 3), "expected"),
-        ("convert_maskgit_vq", "quantize.embedding.weight", (64, 32), "expected"),
-        ("convert_maskgit_vq", "quantize.embedding.weight", (64,), "expected"),
+        ("convert_maskgit_vq", "encoder.conv_out.weight", (64, 64, 3, 3), "must have"),
+        ("convert_maskgit_vq", "quantize.embedding.weight", (64, 32), "must have"),
+        ("convert_maskgit_vq", "quantize.embedding.weight", (64,), "must have"),
     ],
 )
 def test_other_tensors_are_refused_by_name(published, converter, name, shape, message):
@@ -94,13 +94,13 @@ def test_other_tensors_are_refused_by_name(published, converter, name, shape, me
 def test_files_of_another_converter_are_refused(published, case, converter):
     if converter == f"convert_{case}":
         return
-    with pytest.raises(ValueError, match=f"`checkpoint` is .*`convert_{case}` reads it, not `{converter}`"):
+    with pytest.raises(ValueError, match=f"`checkpoint` must be what `{converter}` reads.*`convert_{case}` reads it"):
         getattr(conversion, converter)(published(case))
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_foreign_state_dicts_are_refused(converter):
-    with pytest.raises(ValueError, match="`checkpoint` lacks the tensor"):
+    with pytest.raises(ValueError, match="`checkpoint` must hold the tensor"):
         getattr(conversion, converter)(torch.nn.Linear(2, 2).state_dict())
-    with pytest.raises(ValueError, match="`checkpoint` lacks the tensor"):
+    with pytest.raises(ValueError, match="`checkpoint` must hold the tensor"):
         getattr(conversion, converter)({})

@@ -157,10 +157,10 @@ def test_other_pipelines_stay_what_they_are(model, vqvae, tmp_path):
 def broken_pipeline(kind, folder, tmp_path):
     """Options for the folder of a pipeline with one thing wrong, and what the error must name."""
     if kind in ("tokenizer", "num-attention-heads", "grid-size"):
-        return [f"--{kind}", 4], f"`{kind.replace('-', '_')}` belongs to a `checkpoint` that is a file"
+        return [f"--{kind}", 4], f"`{kind.replace('-', '_')}` must be given only for a `checkpoint` that is a file"
     if kind == "names":
         (tmp_path / "names.txt").write_text("cat\n")
-        return ["--class-names", tmp_path / "names.txt"], "1 names, but the checkpoint has 5 classes"
+        return ["--class-names", tmp_path / "names.txt"], "must hold 5 names, one for each class, got 1"
     if kind == "no pipeline":
         (folder / "model_index.json").unlink()
         return [], "has no model_index.json"
@@ -201,9 +201,13 @@ def unmergeable(kind, trained, published_files, tmp_path):
     """A checkpoint and options, and why its positions are not merged."""
     if kind == "a RandAR file":
         checkpoint, tokenizer = published_files()
-        return checkpoint, ["--tokenizer", tokenizer, "--num-attention-heads", 4], "needs a RAR model, got a RandAR"
+        return (
+            checkpoint,
+            ["--tokenizer", tokenizer, "--num-attention-heads", 4],
+            "must be given only for a RAR model",
+        )
     if kind == "a RandAR pipeline":
-        return demo_checkpoint(), [], "`merge_positions` needs a RAR model, got a RandARForCausalLM"
+        return demo_checkpoint(), [], "`merge_positions` must be given only for a RAR model"
     if kind == "annealing":
         return trained(random_ratio=0.2), [], "annealing has ended"
     if kind == "any order":
@@ -357,13 +361,17 @@ def broken(kind, checkpoint, tokenizer, tmp_path):
         return options, extra, "must be a model in a published layout"
     if kind == "names":
         (tmp_path / "names.txt").write_text("cat\ndog\n")
-        return options, [*extra, "--class-names", tmp_path / "names.txt"], "2 names, but the checkpoint has 10 classes"
+        return (
+            options,
+            [*extra, "--class-names", tmp_path / "names.txt"],
+            "must hold 10 names",
+        )
     if kind == "no folder above":
         return options | {"output": tmp_path / "none" / "out"}, extra, "`output`"
     if kind == "no tokenizer":
         return options | {"tokenizer": None}, extra, "`tokenizer` must be given"
     if kind == "folder":
-        return options | {"checkpoint": tmp_path}, extra, "is a folder, but no pipeline's"
+        return options | {"checkpoint": tmp_path}, extra, "has no model_index.json"
     if kind == "codes":
         tensors = torch.load(checkpoint)["model"]
         for name in ("tok_embeddings.weight", "output.weight"):
@@ -436,7 +444,7 @@ def test_a_disk_that_fills_up_while_weights_are_written(published_files, tmp_pat
     checkpoint, tokenizer = published_files()
     command = ["convert", checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", "4"]
     result = subprocess.run([sys.executable, "-c", LIMITED, *map(str, command)], capture_output=True, text=True)
-    assert result.returncode == 2 and "cannot be written" in result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and "`output` must be writable" in result.stderr.splitlines()[-1]
     assert left_in(tmp_path) == ["model.pt", "tokenizer.pt"]
 
 
