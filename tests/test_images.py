@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from randar_hf.images import open_image, read_header, to_mask, to_rgb
+from randar_hf.images import open_image, read_header, to_ink, to_mask, to_rgb
 
 
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
@@ -99,6 +99,21 @@ def test_white_of_every_mode_is_white(mode):
     white = Image.new("L", (2, 2), 255).convert("RGB")
     white = white.convert("LA" if mode == "La" else "RGBA" if mode == "RGBa" else mode).convert(mode)
     assert np.asarray(to_rgb(white)).min() >= 254 and np.asarray(to_mask(white)).min() >= 254
+
+
+def test_grey_becomes_ink_on_nothing():
+    ramp = Image.linear_gradient("L")  # a level per row
+    ink = to_ink(ramp)
+    alpha = np.asarray(ink.getchannel("A")).astype(int)[:, 0]  # (256,)
+    assert ink.mode == "RGBA" and ink.getpixel((0, 99))[:3] == (0, 0, 0)
+    assert (alpha[:17] == 0).all() and (alpha[240:] == 255).all() and (np.diff(alpha[16:241]) > 0).all()
+    on_black = Image.alpha_composite(Image.new("RGBA", ramp.size, "black"), to_ink(ramp.convert("RGB"), "white"))
+    assert np.abs(np.asarray(on_black.convert("L")).astype(int) - np.asarray(ramp)).max() <= 16  # the image again
+    coloured = Image.new("RGB", (2, 2), (200, 160, 200))
+    assert to_ink(coloured).getpixel((0, 0))[3] > 128
+    coloured.putpixel((1, 1), (200, 100, 200))
+    with pytest.raises(ValueError, match="only grey images become transparent; .* differ by 100 levels"):
+        to_ink(coloured)
 
 
 def test_files_are_read_whatever_their_suffix(tmp_path):

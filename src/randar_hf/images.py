@@ -1,4 +1,4 @@
-"""The one way of images into the product: files and PIL images of any kind, as the 8-bit pixels that viewers show."""
+"""The one way of images into the product, as the 8-bit pixels that viewers show, and grey ones as ink on nothing."""
 
 import os
 import stat
@@ -15,6 +15,8 @@ from PIL import ExifTags, Image, ImageOps
 MAX_FILE_BYTES = 2**30
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
 LEVELS = 65_535  # of 16 bits
+MAX_COLOUR = 48  # levels between the channels of what still counts as grey
+EMPTY, FULL = 16, 240  # grey levels that become wholly transparent and wholly opaque
 
 
 def open_image(source: str | os.PathLike | bytes, mask: bool = False) -> Image.Image:
@@ -98,6 +100,30 @@ def to_mask(image: Image.Image) -> Image.Image:
     return _flatten(image, "black").convert("L")
 
 
+def to_ink(image: Image.Image, colour: str = "black") -> Image.Image:
+    """
+    Light strokes on a dark ground as ink on nothing, to be put on any ground: the grey level becomes the alpha.
+
+    Args:
+        image (`PIL.Image.Image`): grey, of any mode; up to level 16 it becomes transparent, from 240 on opaque.
+        colour (`str`): of the ink, as Pillow names it.
+
+    Returns:
+        `PIL.Image.Image`: of the same size and the mode RGBA.
+
+    Raises:
+        ValueError: if the image is coloured, so that a grey level would not tell what is ink.
+    """
+    pixels = np.asarray(to_rgb(image)).astype(np.int32)  # (H, W, 3)
+    difference = np.ptp(pixels, axis=2).max()
+    if difference > MAX_COLOUR:
+        raise ValueError(f"only grey images become transparent; the channels of this one differ by {difference} levels")
+    alpha = ((pixels.mean(axis=2) - EMPTY) / (FULL - EMPTY)).clip(0, 1)  # (H, W)
+    ink = Image.new("RGBA", image.size, colour)
+    ink.putalpha(Image.fromarray((255 * alpha).round().astype(np.uint8)))
+    return ink
+
+
 def _flatten(image: Image.Image, ground: str) -> Image.Image:
     """The image upright, of at most 8 bits, composed on a ground where it is transparent."""
     if image.mode == "F":
@@ -137,4 +163,4 @@ def _formats() -> list[str]:
     return sorted(set(Image.OPEN) - {"EPS"})
 
 
-__all__ = ["open_image", "read_header", "to_mask", "to_rgb"]
+__all__ = ["open_image", "read_header", "to_ink", "to_mask", "to_rgb"]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,6 +91,27 @@ def test_images_are_enlarged_captioned_and_compared_by_order(folder, capsys):
     assert caption.getextrema()[0] < 128 and caption.getpixel((0, 0)) == 255  # dark letters on white
     assert run(capsys, *words, "--compare-orders", "raster", "--order", "raster", "--overwrite")[0] == 2
     assert run(capsys, *words, "--overwrite", "--scale", 0)[0] == 2
+
+
+def test_a_transparent_sheet_is_ink_on_nothing(folder, capsys):
+    words = ["0", "5", "--num-images", 2, "--steps", 8, "--scale", 3]
+    for name, more in (("grey.png", []), ("ink.png", ["--transparent"]), ("ink.webp", ["--captions", "--transparent"])):
+        assert run(capsys, "generate", *words, *more, "--output", folder / name)[0] == 0
+    grey, ink = np.asarray(Image.open(folder / "grey.png").convert("L")), Image.open(folder / "ink.png")
+    alpha = np.asarray(ink.getchannel("A"))
+    assert ink.mode == "RGBA" and ink.size == (192, 192) and np.asarray(ink)[..., :3][alpha > 9].max() == 0
+    assert alpha[grey < 9].max() < 9 and alpha[grey > 247].min() > 247 and 0 < alpha.mean() < 255
+    captioned = Image.open(folder / "ink.webp")
+    assert captioned.size == (192, 220) and captioned.getpixel((0, 100))[3] == 0 and captioned.getextrema()[3][1] == 255
+
+
+def test_what_cannot_be_transparent_is_told(folder, capsys):
+    words = ["generate", "tench", "--model", folder / "model", "--transparent", "--output"]
+    code, error = run(capsys, *words, folder / "out.jpg")
+    assert code == 2 and "`--output` must end in .png or .webp with `--transparent`" in error
+    code, error = run(capsys, *words, folder / "out.png")
+    assert code == 2 and "only grey images become transparent" in error
+    assert not list(folder.glob("out.*"))
 
 
 def test_a_speculative_window_gives_the_images_of_one_step_a_token(folder, capsys):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+ALPHA_SUFFIXES = (".png", ".webp")
 CAPTION_HEIGHT = 14
 MAX_FRAMES = 48
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 80, 1500
@@ -92,29 +93,36 @@ class Sheet:
         self.output = check_output(options.output, options.overwrite)
         if options.scale < 1:
             raise ValueError(f"`--scale` must be at least 1, got {options.scale}.")
-        self.scale, self.captions = options.scale, options.captions
+        if options.transparent and self.output.suffix.lower() not in ALPHA_SUFFIXES:
+            raise ValueError(
+                f"`--output` must end in {' or '.join(ALPHA_SUFFIXES)} with `--transparent`, got {options.output!r}."
+            )
+        self.scale, self.captions, self.transparent = options.scale, options.captions, options.transparent
 
     def save(self, images: list["Image"], labels: list[str]):
         """Write the images, as many in turn for each label."""
-        self.draw(images, labels).save(self.output)
+        from randar_hf.images import to_ink
+
+        self.draw([to_ink(image) for image in images] if self.transparent else images, labels).save(self.output)
         print(f"wrote {self.output}")
 
     def draw(self, images: list["Image"], labels: list[str]) -> "Image":
-        """A row of images for each label, enlarged by pixels, with the label below each if asked for."""
-        from diffusers.utils import make_image_grid
+        """A row of images for each label, enlarged, with the label below each if asked for."""
         from PIL import Image, ImageDraw
 
-        cells, columns = [], len(images) // len(labels)
+        columns, mode = len(images) // len(labels), images[0].mode
+        width, height = (self.scale * side for side in images[0].size)
+        row_height = height + self.captions * CAPTION_HEIGHT
+        ground = "#ffffff00" if mode == "RGBA" else "white"
+        sheet = Image.new(mode, (columns * width, len(labels) * row_height), ground)
+        draw = ImageDraw.Draw(sheet)
         for index, image in enumerate(images):
-            image = image.resize((self.scale * image.width, self.scale * image.height), Image.Resampling.NEAREST)
+            left, top = index % columns * width, index // columns * row_height
+            sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (left, top))
             if self.captions:
-                cell = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "white")
-                cell.paste(image)
-                place = (cell.width // 2, image.height + CAPTION_HEIGHT // 2)
-                ImageDraw.Draw(cell).text(place, labels[index // columns], fill="black", anchor="mm")
-                image = cell
-            cells.append(image)
-        return make_image_grid(cells, rows=len(labels), cols=columns)
+                place = (left + width // 2, top + height + CAPTION_HEIGHT // 2)
+                draw.text(place, labels[index // columns], fill="black", anchor="mm")
+        return sheet
 
 
 class Film(Sheet):

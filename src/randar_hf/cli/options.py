@@ -79,7 +79,10 @@ class SheetOptions:
 
     output: str = setting("image to write: .png, .jpg or .webp", SHEET, default="images.png")
     overwrite: bool = setting("replace what exists", SHEET, default=False)
-    scale: int = setting("times that each pixel is shown larger", SHEET, default=1)
+    transparent: bool = setting(
+        "black ink on nothing, of grey images: their level is the alpha; .png or .webp", SHEET, default=False
+    )
+    scale: int = setting("times as large, smoothly", SHEET, default=1)
     captions: bool = setting("write the label below each image", SHEET, default=False)
 
 
