@@ -117,7 +117,9 @@ def to_ink(image: Image.Image, colour: str = "black") -> Image.Image:
     pixels = np.asarray(to_rgb(image)).astype(np.int32)  # (H, W, 3)
     difference = np.ptp(pixels, axis=2).max()
     if difference > MAX_COLOUR:
-        raise ValueError(f"only grey images become transparent; the channels of this one differ by {difference} levels")
+        raise ValueError(
+            f"only grey images become transparent; the channels of this one differ by {difference} levels"
+        )
     alpha = ((pixels.mean(axis=2) - EMPTY) / (FULL - EMPTY)).clip(0, 1)  # (H, W)
     ink = Image.new("RGBA", image.size, colour)
     ink.putalpha(Image.fromarray((255 * alpha).round().astype(np.uint8)))

@@ -95,14 +95,19 @@ def test_images_are_enlarged_captioned_and_compared_by_order(folder, capsys):
 
 def test_a_transparent_sheet_is_ink_on_nothing(folder, capsys):
     words = ["0", "5", "--num-images", 2, "--steps", 8, "--scale", 3]
-    for name, more in (("grey.png", []), ("ink.png", ["--transparent"]), ("ink.webp", ["--captions", "--transparent"])):
+    for name, more in (
+        ("grey.png", []),
+        ("ink.png", ["--transparent"]),
+        ("ink.webp", ["--captions", "--transparent"]),
+    ):
         assert run(capsys, "generate", *words, *more, "--output", folder / name)[0] == 0
     grey, ink = np.asarray(Image.open(folder / "grey.png").convert("L")), Image.open(folder / "ink.png")
     alpha = np.asarray(ink.getchannel("A"))
     assert ink.mode == "RGBA" and ink.size == (192, 192) and np.asarray(ink)[..., :3][alpha > 9].max() == 0
     assert alpha[grey < 9].max() < 9 and alpha[grey > 247].min() > 247 and 0 < alpha.mean() < 255
     captioned = Image.open(folder / "ink.webp")
-    assert captioned.size == (192, 220) and captioned.getpixel((0, 100))[3] == 0 and captioned.getextrema()[3][1] == 255
+    assert captioned.size == (192, 220) and captioned.getpixel((0, 100))[3] == 0
+    assert np.asarray(captioned.getchannel("A"))[96:110].max() > 200  # letters
 
 
 def test_what_cannot_be_transparent_is_told(folder, capsys):
