@@ -27,6 +27,7 @@ def test_steps_are_those_of_the_image_that_knows_least(model):
     plan = model.plan_generation([0, 1, 2], known, num_inference_steps=7)
     assert plan.group_sizes == [group_sizes(16, 7), group_sizes(6, 6), []] and plan.num_steps == 7
     assert model.plan_generation([0], known[2:]).num_steps == 0
+    assert model.plan_generation([0, 1], known[1:], speculative_window=4).num_steps == 6
     assert model.plan_generation([0], grid_size=(1, 3)).settings.num_inference_steps == 3  # a stored default is cut
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from randar_hf import images
 from randar_hf.images import open_image, read_header, to_ink, to_mask, to_rgb
 
 
@@ -120,6 +121,18 @@ def test_files_are_read_whatever_their_suffix(tmp_path):
     for index, (kind, name) in enumerate([("PNG", "a"), ("AVIF", "b.jpg"), ("QOI", "c.txt"), ("GIF", "d.[x].png")]):
         (tmp_path / name).write_bytes(encoded(Image.new("RGB", (4, 4), (255, 255, 255)), kind))
         assert open_image(tmp_path / name).size == (4, 4) and open_image(str(tmp_path / name)).mode == "RGB", index
+
+
+def test_limits_are_what_is_still_read(tmp_path, monkeypatch):
+    content = encoded(Image.new("RGB", (4, 4)))
+    (tmp_path / "a.png").write_bytes(content)
+    for name, limit in {"MAX_PIXELS": 16, "MAX_FILE_BYTES": len(content)}.items():
+        monkeypatch.setattr(images, name, limit)
+        assert open_image(tmp_path / "a.png").size == (4, 4)
+        monkeypatch.setattr(images, name, limit - 1)
+        with pytest.raises(ValueError, match=f"more than {limit - 1 if name == 'MAX_PIXELS' else '1 GiB'}"):
+            open_image(tmp_path / "a.png")
+        monkeypatch.undo()
 
 
 def test_what_cannot_be_read_is_a_value_error_of_one_kind(tmp_path):

@@ -147,6 +147,14 @@ def test_the_head_may_have_an_adapter_with_dropout(monkeypatch):
     assert (weight.grad * direction).sum().item() == pytest.approx(difference, rel=1e-2)
 
 
+@pytest.mark.parametrize("block", [2**20, 3 * 128])
+def test_ignored_targets_count_neither_in_the_sum_nor_in_the_mean(monkeypatch, block):
+    monkeypatch.setattr(loss, "BLOCK_LOGITS", block)
+    head, states, codes = nn.Linear(4, 128), torch.randn(5, 4), torch.tensor([100, -100, 7, -100, 3])
+    expected = nn.functional.cross_entropy(head(states), codes)
+    assert head_cross_entropy(head, states, codes, 128).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(4,), (5, 1), ()])
 def test_targets_that_do_not_fit_are_named(shape):
     with pytest.raises(ValueError, match="`targets` must be one code for each of the states"):

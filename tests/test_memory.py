@@ -67,7 +67,9 @@ def test_memory_grows_with_images_sequences_tokens_and_what_is_known(model, free
     assert needed(model, free, **both) == pytest.approx(3 * plain, rel=0.02)
     assert needed(model, free, guidance_scale=1.0, grid_size=(40, 40)) > 80 * plain
     known = {"known_tokens": torch.zeros(1, 16, dtype=torch.long), "known_mask": torch.arange(16)[None] < 15}
-    assert needed(model, free, guidance_scale=1.0, **known) > 1.2 * plain
+    read = 4 * (2 * 15 + 1) * (4 * 32 + 2 * 64) * 4  # sequences, slots, numbers of a slot of the model, bytes
+    more = needed(model, free, images=2, **{name: value.expand(2, -1) for name, value in known.items()})
+    assert more - needed(model, free, images=2) == pytest.approx(read / 2**30, rel=0.05)
 
 
 def test_half_precision_and_shared_heads_take_less(make_model, free):
