@@ -79,7 +79,7 @@ class RandARConfig(PreTrainedConfig):
         self._check_grid()
         self._check_dropout()
         for name, interval in (
-            ("rms_norm_eps", "(0, 1)"),
+            ("rms_norm_eps", "(0, 1]"),
             ("rope_theta", "(0, inf)"),
             ("initializer_range", "[0, inf)"),
         ):

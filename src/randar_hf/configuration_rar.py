@@ -82,7 +82,7 @@ class RARConfig(PreTrainedConfig):
         for name in ("class_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
-        for name, interval in (("layer_norm_eps", "(0, 1)"), ("initializer_range", "[0, inf)")):
+        for name, interval in (("layer_norm_eps", "(0, 1]"), ("initializer_range", "[0, inf)")):
             check_number(name, getattr(self, name), interval)
         check_stored_fields(self, kwargs)
         super().__post_init__(**kwargs)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         dtype: torch.dtype
         device: torch.device
 
+        @classmethod
+        def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any: ...
+
         def plan_generation(self, *args: Any, **kwargs: Any) -> Any: ...
 
         def decode(self, *args: Any, **kwargs: Any) -> Any: ...

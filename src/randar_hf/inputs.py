@@ -106,7 +106,13 @@ def find_context(
 
     Returns:
         The mask as the attention implementation takes it, and slots (B, S) of an [`~randar_hf.cache.IndexedCache`].
+
+    Raises a `ValueError` for a mask of another shape.
     """
+    if attention_mask is not None and attention_mask.ndim == 2 and past_key_values is None:
+        expected, given = tuple(hidden_states.shape[:2]), tuple(attention_mask.shape)
+        if given != expected:
+            raise ValueError(f"`attention_mask` must have the shape {expected} of the slots, got {given}.")
     if not isinstance(past_key_values, IndexedCache) or layout.start is None:
         return create_causal_mask(config, hidden_states, attention_mask, past_key_values), None
     slots = past_key_values.find_slots(layout.start, hidden_states.shape[1])  # (B, S)

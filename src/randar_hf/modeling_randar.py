@@ -23,6 +23,7 @@ from .cards import CardMixin
 from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
 from .configuration_randar import RandARConfig
+from .devices import DeviceMapMixin
 from .features import RandARFeatureMixin
 from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
@@ -153,7 +154,7 @@ class RandARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_dropout(transformed)
 
 
-class RandARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
+class RandARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RandAR models."""
 
     config: RandARConfig

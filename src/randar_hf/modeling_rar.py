@@ -22,6 +22,7 @@ from .cards import CardMixin
 from .causal_lm import ImageCausalLMMixin
 from .configuration_generation import RandARGenerationConfig
 from .configuration_rar import RARConfig
+from .devices import DeviceMapMixin
 from .features import RandARFeatureMixin
 from .frontier import DecodingPass
 from .generation import RandARGenerationMixin
@@ -133,7 +134,7 @@ class RARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + mlp_gate * transformed
 
 
-class RARPreTrainedModel(CardMixin, RandARFeatureMixin, PreTrainedModel):
+class RARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RAR models."""
 
     config: RARConfig

@@ -59,3 +59,18 @@ def test_compiled_flex_attention_decodes_a_ragged_batch(load):
     # With dynamic shapes torch 2.13 writes C++ for the CPU that names undeclared variables.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         assert torch.equal(generate_together(load("flex_attention"), *knowledge, **settings), expected)
+
+
+@pytest.mark.parametrize("build", ["make_model", "make_rar"])
+def test_a_mask_of_padding(build, request):
+    model, (tokens, _) = request.getfixturevalue(build)().model, draw_knowledge()
+    states = model(tokens).last_hidden_state  # (3, S, D)
+    mask = torch.ones(states.shape[:2], dtype=torch.bool)
+    mask[1, 5] = False
+    masked = model(tokens, attention_mask=mask).last_hidden_state
+    same = torch.isclose(masked, states, atol=1e-5).all(dim=-1)
+    assert same[[0, 2]].all() and same[1, :5].all() and not same[1, 5:].any()
+    with pytest.raises(
+        ValueError, match=r"`attention_mask` must have the shape \(3, \d+\) of the slots, got \(3, \d+\)"
+    ):
+        model(tokens, attention_mask=mask[:, 1:])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from randar_hf import RandARForCausalLM
+from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
 
 
@@ -69,13 +69,37 @@ def test_pipeline_in_bfloat16(pipe, tmp_path):
     assert half([0, 1], num_inference_steps=6).images[1].size == (16, 16)
 
 
-@pytest.mark.parametrize("max_memory", [None, {"cpu": 60_000}, {"cpu": 1_000}])
-def test_device_map_auto(model, folder, tmp_path, max_memory):
-    loaded = RandARForCausalLM.from_pretrained(
-        folder, device_map="auto", max_memory=max_memory, offload_folder=tmp_path / "offload"
+@pytest.mark.parametrize("fraction", [None, 0.02, 0.3, 0.7])
+@pytest.mark.parametrize("build", ["make_model", "make_rar"])
+def test_device_map_auto(build, fraction, request, tmp_path, generators):
+    """Whatever part of the model does not fit: an RAR's tables are half of this one, and lie in no layer."""
+    model = request.getfixturevalue(build)()
+    model.save_pretrained(tmp_path)
+    memory = fraction and {"cpu": int(fraction * sum(weight.nbytes for weight in model.parameters()))}
+    loaded, info = type(model).from_pretrained(
+        tmp_path,
+        device_map="auto",
+        max_memory=memory,
+        offload_folder=tmp_path / "offload",
+        output_loading_info=True,
     )
-    assert any(weight.is_meta for weight in loaded.parameters()) == (max_memory is not None)  # the rest is on disk
-    assert torch.equal(loaded.generate([0, 1], **GREEDY), model.generate([0, 1], **GREEDY))
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys"))
+    assert any(weight.is_meta for weight in loaded.parameters()) == (fraction is not None)  # the rest is on disk
+    for batch_size in (1, 9):  # an RAR makes the modulations of few images ahead
+        arguments = {"class_labels": [1] * batch_size, "order": "raster", "do_sample": False}
+        assert torch.equal(loaded.generate(**arguments), model.generate(**arguments))
+    loaded.save_pretrained(tmp_path / "again")
+    again = type(model).from_pretrained(tmp_path / "again").state_dict()
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_device_map_of_tables_alone(make_rar, tmp_path):
+    make_rar().save_pretrained(tmp_path)
+    places = {name: "cpu" for name, _ in RARForCausalLM(make_rar().config).named_parameters()}
+    places["model.step_embeddings"] = "disk"
+    with pytest.raises(ValueError, match="`device_map` must put layers on the disk if 'model.step_embeddings'"):
+        RARForCausalLM.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
 
 
 def test_shards_hold_the_same_model(model, tmp_path):
