@@ -12,11 +12,11 @@ from randar_hf.modeling_rar import RARForCausalLM
 from randar_hf.outputs import check_output_folder, files_of_runs
 from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
 from randar_hf.pipelines.loading import load_pipeline
+from randar_hf.replacement import replacing
 
 from .class_names import check_class_names, imagenet_classes, read_class_names
 from .detection import convert_model, convert_tokenizer
 from .published_files import find_published
-from .replacement import replacing
 
 
 FILES = ("README.md", "transformer", "vqvae", "*.py")  # of a pipeline's folder, beside what every run may write

@@ -10,6 +10,7 @@ _HOMES = {
     "tokenize_images": "tokenizing",
     "TrainingConfig": "training_config",
     "train": "trainer",
+    "export_run": "exporting",
     "load_recipe": "recipe_files",
 }
 

@@ -6,12 +6,13 @@ numbers, lists and dictionaries.
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,13 +40,25 @@ class Part(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands: optimizer steps done, the epoch and the batch in it that come next, and steps skipped."""
+    """Where a run stands: optimizer steps done, the epoch and the batch in it that come next, and steps skipped; the
+    step with the lowest validation loss, that loss, and the validations since."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    validations_since_best: int = 0
+
+    def note_validation(self, loss: float) -> bool:
+        """Count a validation of the present step; whether its loss is the lowest so far."""
+        is_best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
+        if is_best:
+            self.best_step, self.best_loss = self.step, loss
+        self.validations_since_best = 0 if is_best else self.validations_since_best + 1
+        return is_best
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,26 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, progress: Progress, total_limit: int, parts: Mapping[str, Part]
+    accelerator: Accelerator,
+    folder: Path,
+    progress: Progress,
+    total_limit: int,
+    parts: Mapping[str, Part],
+    describe: Callable[[Path], None],
+    keep_best: bool,
 ) -> None:
     """Write `checkpoint-<step>` under `folder` and then delete the oldest beyond `total_limit`; on every process.
 
     Checkpoints of later steps, which a run has that was resumed from an earlier one, are left alone.
+
+    Args:
+        accelerator: of the run.
+        folder: of the run.
+        progress: where it stands.
+        total_limit: checkpoints that are kept.
+        parts: what the checkpoint holds beside what accelerate keeps.
+        describe: writes what the weights are those of into a folder; called on the main process.
+        keep_best: whether the checkpoint of the lowest validation loss is kept beside the newest ones.
 
     Raises:
         TrainingError: it could not be written, for example to a full disk; nothing else was deleted.
@@ -79,7 +107,7 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             torch.save(states, partial / PARTS_FILE)
-        if accelerator.is_main_process:
+            describe(partial)
             _complete(partial, final, progress)
     except (OSError, RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(folder).free // 2**20
@@ -90,7 +118,8 @@ def save_checkpoint(
     if accelerator.is_main_process:
         older = [path for path in list_checkpoints(folder) if _step(path) <= progress.step]
         for path in older[:-total_limit]:
-            shutil.rmtree(path)
+            if not (keep_best and _step(path) == progress.best_step):
+                shutil.rmtree(path)
     accelerator.wait_for_everyone()
 
 
@@ -194,8 +223,12 @@ def _latest_whole(folder: Path) -> Checkpoint:
     raise ValueError(f"`resume` must find a checkpoint, got none in {str(folder)!r}")
 
 
-def check_checkpoint(folder: Path) -> Checkpoint:
+def check_checkpoint(folder: Path, argument: str = "resume") -> Checkpoint:
     """Compare the files of a checkpoint with the list written when it was complete.
+
+    Args:
+        folder: of the checkpoint.
+        argument: what gives it, for messages.
 
     Raises:
         ValueError: a file is missing, cut off, changed or unreadable, or one that could execute code when it is read;
@@ -203,12 +236,12 @@ def check_checkpoint(folder: Path) -> Checkpoint:
     """
     if pickled := sorted(folder.glob("custom_checkpoint_*.pkl")):
         raise ValueError(
-            f"`resume` must hold no file that could execute code, got {str(pickled[0])!r} of an earlier version; go "
-            "on with the version that wrote it, or start anew"
+            f"`{argument}` must hold no file that could execute code, got {str(pickled[0])!r} of an earlier version; "
+            "go on with the version that wrote it, or start anew"
         )
 
     def damaged(file: Path, reason: str) -> ValueError:
-        return ValueError(f"`resume` must be a whole checkpoint, got a damaged {str(file)!r}: {reason}")
+        return ValueError(f"`{argument}` must be a whole checkpoint, got a damaged {str(file)!r}: {reason}")
 
     try:
         state = json.loads((folder / STATE_FILE).read_text())

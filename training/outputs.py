@@ -26,6 +26,7 @@ FILES = (
     "previews",
     "pipeline",
     "adapter",
+    "tokenizer",
     "randar",  # and what trackers write
     "rar",
     "randar-tokenizer",

@@ -1,6 +1,7 @@
 """A run of optimizer steps of which nothing is lost: it logs, saves, stops at a signal and goes on where it was."""
 
 import json
+import logging
 import math
 import signal
 import sys
@@ -13,7 +14,15 @@ from accelerate import Accelerator
 from accelerate.utils import tqdm
 
 from .accelerator import endless_batches, start_trackers
-from .checkpoints import Checkpoint, Part, Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import (
+    Checkpoint,
+    Part,
+    Progress,
+    check_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .failures import TrainingError
 from .optimization import NonFiniteGuard
 from .outputs import claim_output_dir, drop_later_lines
@@ -21,6 +30,9 @@ from .run_config import RunConfig
 from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
+
+
+logger = logging.getLogger(__name__)
 
 
 def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> Checkpoint | None:
@@ -32,7 +44,8 @@ def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> C
     if not config.resume:
         return None
     checkpoint = find_checkpoint(config.resume, Path(config.output_dir).expanduser())
-    check_resumed_settings(checkpoint.folder, config, accelerator.num_processes, command)
+    step = checkpoint.progress.step
+    check_resumed_settings(checkpoint.folder, step, config, accelerator.num_processes, command)
     return checkpoint
 
 
@@ -40,7 +53,7 @@ class ResumableRun(ABC):
     """Model, optimizer, schedule, data and progress, and the steps that move them on.
 
     A subclass names its `command` and the `project` of its trackers, sets `loader`, adds to `parts` what else a
-    checkpoint has to hold, and has `training_step` and `after_step`.
+    checkpoint has to hold, and has `training_step`, `after_step` and `describe`.
 
     Args:
         config: the settings of the run.
@@ -75,19 +88,49 @@ class ResumableRun(ABC):
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Log and save when it is time."""
 
+    @abstractmethod
+    def describe(self, folder: Path) -> None:
+        """Write the configuration of the model into a checkpoint, so that it can be loaded by itself."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the validation loss has not fallen for too long."""
+        patience = self.config.patience
+        is_spent = patience is not None and self.progress.validations_since_best >= patience
+        return is_spent or self.progress.step >= self.config.max_steps
+
     def run(self, checkpoint: Checkpoint | None) -> None:
-        """Take all steps, from the first one in a folder of its own or from those of a checkpoint on."""
+        """Take all steps, from the first one in a folder of its own or from those of a checkpoint on, and go back to
+        the best one."""
         if checkpoint is None:
             claim_output_dir(self.accelerator, self.config, self.command)
         start_trackers(self.accelerator, self.config, self.project)
         if checkpoint is not None:
             self.load(checkpoint)
         self.fit()
+        if self.config.keep_best:
+            self.take_best()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the state of a checkpoint."""
+        self.progress = checkpoint.progress
+        load_checkpoint(self.accelerator, checkpoint, self.parts)
+
+    def take_best(self) -> None:
+        """Take the state of the checkpoint of the lowest validation loss, unless it is gone, which a warning says."""
+        if (best := self.progress.best_step) in (None, self.progress.step):
+            return
+        try:
+            checkpoint = check_checkpoint(self.folder / f"checkpoint-{best}")
+        except ValueError as error:
+            logger.warning("the best checkpoint is gone, the last one is taken: %s", error)
+        else:
+            self.restore(checkpoint)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
-        progress = self.progress = checkpoint.progress
-        load_checkpoint(self.accelerator, checkpoint, self.parts)
+        self.restore(checkpoint)
+        progress = self.progress
         self.saved_step = progress.step
         self.guard = NonFiniteGuard(
             self.optimizer.optimizer, self.accelerator.device, progress.skipped_steps, progress.skipped_in_a_row
@@ -98,9 +141,9 @@ class ResumableRun(ABC):
             drop_later_lines(self.folder / "metrics.jsonl", progress.step)
 
     def fit(self) -> None:
-        """Take steps until `max_steps`, or until a signal asks to stop."""
+        """Take steps until the run is over, or until a signal asks to stop."""
         config, progress = self.config, self.progress
-        if progress.step >= config.max_steps:
+        if self.is_over:
             return
         self.model.train()
         bar = tqdm(total=config.max_steps, initial=progress.step, desc=self.command)
@@ -114,7 +157,7 @@ class ResumableRun(ABC):
                 progress.step += 1
                 bar.update()
                 self.after_step(gradient_norm, bar)
-                if progress.step == config.max_steps:
+                if self.is_over:
                     break
                 if stopped_by := signals.agreed(progress.step):
                     bar.close()
@@ -141,7 +184,7 @@ class ResumableRun(ABC):
 
     def is_time(self, steps: int) -> bool:
         """Whether something is due that is done every so many steps, and after the last one."""
-        return self.progress.step % steps == 0 or self.progress.step == self.config.max_steps
+        return self.progress.step % steps == 0 or self.is_over
 
     def mean_losses(self) -> torch.Tensor:
         """The mean of the finite ones among the `losses` of all processes, which are then forgotten."""
@@ -175,16 +218,31 @@ class ResumableRun(ABC):
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def note_validation(self, loss: float) -> None:
+        """Keep the present step as the best one if its validation loss, the same on every process, is the lowest."""
+        if self.progress.note_validation(loss) and self.config.keep_best:
+            self.save()
+
     def save(self) -> None:
-        """Save a checkpoint."""
-        self.progress.skipped_steps, self.progress.skipped_in_a_row = self.guard.read()
-        save_checkpoint(self.accelerator, self.folder, self.progress, self.config.checkpoints_total_limit, self.parts)
-        self.saved_step = self.progress.step
+        """Save a checkpoint, unless that of the present step is saved."""
+        config, progress = self.config, self.progress
+        if self.saved_step == progress.step:
+            return
+        progress.skipped_steps, progress.skipped_in_a_row = self.guard.read()
+        save_checkpoint(
+            self.accelerator,
+            self.folder,
+            progress,
+            config.checkpoints_total_limit,
+            self.parts,
+            self.describe,
+            config.keep_best,
+        )
+        self.saved_step = progress.step
 
     def stop(self, number: int) -> None:
         """Save a checkpoint, say how to go on, and leave."""
-        if self.saved_step != self.progress.step:
-            self.save()
+        self.save()
         if self.accelerator.is_main_process:
             name, output_dir = signal.Signals(number).name, self.config.output_dir
             print(

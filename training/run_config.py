@@ -39,6 +39,15 @@ class RunConfig:
     logging_steps: int = setting(OUTPUT, "optimizer steps between two log lines", 50)
     checkpointing_steps: int = setting(OUTPUT, "optimizer steps between checkpoints", 1000)
     checkpoints_total_limit: int = setting(OUTPUT, "checkpoints that are kept", 2)
+    validation_steps: int = setting(OUTPUT, "optimizer steps between validations and previews", 1000)
+    keep_best: bool = setting(
+        OUTPUT,
+        "keep the checkpoint of the lowest validation loss, which becomes the result, if there is a split",
+        True,
+    )
+    patience: int | None = setting(
+        OUTPUT, "validations without a lower loss after which the run ends; never by default", None
+    )
     report_to: str = setting(OUTPUT, "tracker: none, tensorboard, wandb, trackio, ...; several with commas", "none")
     resume: str | None = setting(OUTPUT, "latest, or the path of a checkpoint to continue from", None)
     overwrite: bool = setting(OUTPUT, "delete the run that output_dir holds", False)
@@ -46,9 +55,13 @@ class RunConfig:
     def __post_init__(self):
         check_fields(self)
         check_positive(self, "batch_size", "max_steps", "learning_rate", "max_grad_norm", "logging_steps")
-        check_positive(self, "checkpointing_steps", "checkpoints_total_limit")
+        check_positive(self, "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "num_workers", "max_skipped_steps", "seed")
         check_choice(self, "lr_schedule", self.SCHEDULES)
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
+        if self.patience is not None:
+            check_positive(self, "patience")
+            if self.validation_split is None:
+                raise ValueError("`validation_split` must be given, since `patience` is")
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` must not both be given: a run is continued or started over")

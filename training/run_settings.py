@@ -27,6 +27,8 @@ FREE = PLACES | {
     "validation_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
+    "keep_best",
+    "patience",
     "max_skipped_steps",
     "max_bad_images",
     "report_to",
@@ -70,23 +72,23 @@ def recipe_text(config, command: str, num_processes: int) -> str:
 def lasting_settings(config: RunConfig, num_processes: int) -> dict:
     """The settings in effect that decide what is trained, by name.
 
-    The batch size is that of all processes, since the data is the same however they share it. The steps of a schedule
-    that does not look at their number are not among those of `train`.
+    The batch size is that of all processes, since the data is the same however they share it.
     """
     settings = {name: value for name, value in effective_settings(config).items() if name not in FREE}
     if isinstance(config, TrainingConfig):
         settings |= {"annealing_start": config.annealing.start, "annealing_end": config.annealing.end}
-        if config.lr_schedule == "constant":
-            del settings["max_steps"]
     settings["batch_size"] *= num_processes
     return settings
 
 
-def check_resumed_settings(checkpoint: Path, config: RunConfig, num_processes: int, command: str) -> None:
+def check_resumed_settings(checkpoint: Path, step: int, config: RunConfig, num_processes: int, command: str) -> None:
     """Compare the settings of a run with those in the `run.json` that belongs to the checkpoint it is to continue.
+
+    The length of a run of `train` may change as long as its learning rate has not begun to depend on it.
 
     Args:
         checkpoint: folder of a checked one.
+        step: of the checkpoint.
         config: of the run.
         num_processes: of the run.
         command: of the run.
@@ -107,8 +109,10 @@ def check_resumed_settings(checkpoint: Path, config: RunConfig, num_processes: i
         )
     known = {field.name for field in fields(config)}
     stored = type(config)(**{name: value for name, value in run["config"].items() if name in known})
+    is_open = all(isinstance(each, TrainingConfig) and step <= each.constant_until for each in (stored, config))
     stored, given = lasting_settings(stored, run.get("num_processes", 1)), lasting_settings(config, num_processes)
-    differing = [name for name in given if name in stored and given[name] != stored[name]]
+    free = {"max_steps", "decay_start"} if is_open else set()
+    differing = [name for name in given if name not in free and given[name] != stored[name]]
     if differing:
         parts = (f"`{name}` must be {stored[name]!r}, got {given[name]!r}" for name in differing)
         processes = ", of all processes together" if num_processes > 1 and "batch_size" in differing else ""

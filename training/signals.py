@@ -60,5 +60,6 @@ def outlive_signals(worker: int) -> None:
 
     SIGTERM ends it after a while all the same, as loaders end workers with it that do not end by themselves.
     """
+    signal.set_wakeup_fd(-1)  # what the parent listens to
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_SECONDS))

@@ -3,6 +3,7 @@
 import logging
 import math
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -54,8 +55,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     never stopped. The folder also holds `metrics.jsonl`, `run.json` and checkpoints.
 
     Returns:
-        `{"psnr": dB on the validation split, "used_codes": entries it uses}`, also written to `metrics.json`; empty
-        without a validation split.
+        What `evaluate_tokenizer` gives on the validation split, also written to `metrics.json`; empty without one.
 
     Raises:
         ValueError: the data, a column, a tracker, the output folder or the checkpoint is not usable, or the run cannot
@@ -67,11 +67,11 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
         bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
-        train_loader, validation_loader = _loaders(config, bad, accelerator.num_processes)
+        loaders = _loaders(config, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
-            run = TokenizerRun(config, accelerator, build_tokenizer(config), train_loader)
+            run = TokenizerRun(config, accelerator, build_tokenizer(config), *loaders)
             run.run(checkpoint)
-            metrics = run.finish(validation_loader)
+            metrics = run.finish()
             if accelerator.is_main_process and (count := len(bad.names())):
                 logger.warning("%d images could not be read; they are listed in %s", count, bad.file)
             accelerator.end_training()
@@ -92,12 +92,15 @@ class TokenizerRun(ResumableRun):
 
     command, project = "train-tokenizer", "randar-tokenizer"
 
-    def __init__(self, config: TokenizerTrainingConfig, accelerator: Accelerator, vqvae: VQModel, loader):
+    def __init__(
+        self, config: TokenizerTrainingConfig, accelerator: Accelerator, vqvae: VQModel, loader, validation_loader
+    ):
         optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
         schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
         super().__init__(config, accelerator, *accelerator.prepare(vqvae, optimizer), schedule)
         self.vqvae = vqvae
         self.loader = accelerator.prepare(loader)
+        self.validation_loader = validation_loader and accelerator.prepare(validation_loader)
         self.keeper = CodebookKeeper(vqvae)
         self.parts["keeper"] = self.keeper
 
@@ -121,19 +124,27 @@ class TokenizerRun(ResumableRun):
             reconstruction, commitment = self.mean_losses().tolist()
             self.log_training({"reconstruction": reconstruction, "commitment": commitment}, gradient_norm)
             bar.set_postfix(reconstruction=f"{reconstruction:.4f}")
+        if self.validation_loader is not None and self.is_time(config.validation_steps):
+            metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
+            self.model.train()
+            self.log(metrics)
+            self.note_validation(metrics["validation_loss"])
         if self.is_time(config.checkpointing_steps):
             self.save()
+
+    def describe(self, folder: Path) -> None:
+        """Write the configuration of the tokenizer into a checkpoint."""
+        self.vqvae.save_config(folder)
 
     def save(self) -> None:
         self.keeper.share_used(self.accelerator)  # a checkpoint holds what the first process knows
         super().save()
 
-    def finish(self, validation_loader) -> dict:
+    def finish(self) -> dict:
         """Measure the tokenizer, if there is something to measure it on, and write it to the output folder."""
         metrics = {}
-        if validation_loader is not None:
-            metrics = evaluate_tokenizer(self.accelerator, self.model, self.accelerator.prepare(validation_loader))
-            self.log(metrics)
+        if self.validation_loader is not None:
+            metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
         if self.accelerator.is_main_process:
             self.vqvae.save_pretrained(self.folder)
             if metrics:
@@ -148,16 +159,31 @@ class TokenizerRun(ResumableRun):
 
 @torch.no_grad()
 def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict:
-    """Mean PSNR in dB over the images of a prepared loader, and the number of codebook entries they use."""
+    """Means over the images of a prepared loader, and the number of codebook entries they use.
+
+    Returns:
+        `{"validation_loss": absolute plus squared error, "psnr": dB, "used_codes": entries}`.
+    """
     model.eval()
     vqvae = accelerator.unwrap_model(model)
-    errors, used = [], torch.zeros(vqvae.config.num_vq_embeddings, dtype=torch.long, device=accelerator.device)
+    errors, losses, used = (
+        [],
+        [],
+        torch.zeros(vqvae.config.num_vq_embeddings, dtype=torch.long, device=accelerator.device),
+    )
     for batch in loader:
         pixels = batch["pixels"]
         tokens = encode(vqvae, pixels)  # (B, h, w)
         restored = decode(vqvae, tokens)  # (B, 3, H, W)
+        difference = restored.float() - pixels
+        loss = (difference.abs() + difference.square()).mean((1, 2, 3))  # (B,)
         error = F.mse_loss(restored.clamp(-1, 1), pixels, reduction="none").mean((1, 2, 3))  # (B,)
         errors.append(accelerator.gather_for_metrics(error))
+        losses.append(accelerator.gather_for_metrics(loss))
         used += torch.bincount(tokens.flatten(), minlength=len(used))
     psnr = 10 * torch.log10(4 / torch.cat(errors).clamp(min=1e-12))  # pixels span 2, so the peak's square is 4
-    return {"psnr": psnr.mean().item(), "used_codes": int((accelerator.reduce(used) > 0).sum())}
+    return {
+        "validation_loss": torch.cat(losses).double().mean().item(),
+        "psnr": psnr.mean().item(),
+        "used_codes": int((accelerator.reduce(used) > 0).sum()),
+    }

@@ -117,8 +117,8 @@ class Trainer(ResumableRun):
         """The parameters that are not frozen."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        super().load(checkpoint)
+    def restore(self, checkpoint: Checkpoint) -> None:
+        super().restore(checkpoint)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
 
@@ -180,10 +180,15 @@ class Trainer(ResumableRun):
             self.ema.restore(self.trained_parameters)
 
     def validate(self) -> None:
-        """Log the validation loss and draw previews, as far as a split and a tokenizer were given."""
+        """Log the validation loss and draw previews, as far as a split and a tokenizer were given.
+
+        While images are annealed the losses of two validations say nothing of one another: none is the best then.
+        """
+        loss = None
         with self.averaged_weights():
             if self.validation_loader is not None:
-                self.log({"validation_loss": self.validation_loss()})
+                loss = self.validation_loss()
+                self.log({"validation_loss": loss})
             if self.vqvae is not None:
                 model = self.current_model()
                 if self.accelerator.is_main_process:
@@ -191,6 +196,9 @@ class Trainer(ResumableRun):
                     vqvae = self.vqvae.to(self.accelerator.device)
                     save_preview(model.eval(), vqvae, path, self.config.seed)
         self.model.train()
+        step, annealing = self.progress.step, self.annealing
+        if loss is not None and (step >= annealing.end or annealing.start >= self.config.max_steps):
+            self.note_validation(loss)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -230,12 +238,25 @@ class Trainer(ResumableRun):
         An adapter is merged into a copy, shared weights are gathered into one. RAR's knows how far it is annealed.
         """
         model = self._unwrapped()
-        if self.config.model_type == "rar":
-            model.config.random_ratio = self.random_ratio
+        self._base_model()
         if self.accelerator.is_fsdp2:
             return gather_model(self.accelerator, model)
         if self.config.lora_rank is not None and self.accelerator.is_main_process:
             return merge_adapter(model)
+        return model
+
+    def describe(self, folder: Path) -> None:
+        """Write the configurations of the model into a checkpoint."""
+        model = self._base_model()
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+
+    def _base_model(self):
+        """The model without its adapter, whose configuration knows how far it is annealed."""
+        model = self._unwrapped()
+        model = model if self.config.lora_rank is None else model.get_base_model()
+        if self.config.model_type == "rar":
+            model.config.random_ratio = self.random_ratio
         return model
 
     def _unwrapped(self):
@@ -251,8 +272,7 @@ class Trainer(ResumableRun):
         return ema
 
     def _make_throughput(self) -> Throughput:
-        model = self._unwrapped()
-        model = model if self.config.lora_rank is None else model.get_base_model()
+        model = self._base_model()
         peak = device_peak(self.accelerator.device, self.config.mixed_precision)
         peak = peak and peak * self.accelerator.num_processes
         return Throughput(model.config.num_tokens, flops_per_image(model), peak)

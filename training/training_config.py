@@ -1,5 +1,6 @@
 """Settings of `randar-hf train`, checked before anything is computed."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -73,9 +74,15 @@ class TrainingConfig(RunConfig):
 
     gradient_accumulation_steps: int = setting(STEPS, "forward passes per optimizer step", 1)
     max_steps: int = setting(STEPS, "optimizer steps", 360_000)
-    lr_schedule: str = setting(STEPS, "cosine, linear, constant or constant_linear after the warm-up", "cosine")
+    lr_schedule: str | None = setting(
+        STEPS,
+        "cosine, linear, constant or constant_linear after the warm-up; constant_linear with patience, else cosine",
+        None,
+    )
     warmup_steps: int = setting(STEPS, "optimizer steps of linear warm-up", 50_000)
-    decay_start: int | None = setting(STEPS, "step from which constant_linear decays; of that schedule alone", None)
+    decay_start: int | None = setting(
+        STEPS, "step from which constant_linear decays; four fifths of max_steps, of that schedule alone", None
+    )
     final_learning_rate: float = setting(STEPS, "learning rate at which cosine and constant_linear end", 0.0)
     weight_decay: float = setting(STEPS, "AdamW's decay of matrices", 0.05)
     adam_beta1: float = setting(STEPS, "AdamW's first beta", 0.9)
@@ -85,14 +92,15 @@ class TrainingConfig(RunConfig):
         STEPS, "compute activations again in the backward pass, to save memory", False
     )
     compile: bool = setting(STEPS, "compile the model with torch.compile", False)
-    validation_steps: int = setting(OUTPUT, "optimizer steps between validations and previews", 1000)
     push_to_hub: str | None = setting(
         OUTPUT, "repository on the Hub to which the trained model or pipeline is pushed", None
     )
 
     def __post_init__(self):
+        if self.lr_schedule is None:
+            self.lr_schedule = "cosine" if self.patience is None else "constant_linear"
         super().__post_init__()
-        check_positive(self, "gradient_accumulation_steps", "validation_steps")
+        check_positive(self, "gradient_accumulation_steps")
         check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
         self._check_schedule()
         check_choice(self, "model_type", MODEL_TYPES)
@@ -121,6 +129,11 @@ class TrainingConfig(RunConfig):
         return Annealing(order)
 
     @property
+    def constant_until(self) -> float:
+        """The step up to which the learning rate does not depend on `max_steps`."""
+        return {"constant": math.inf, "constant_linear": self.decay_start}.get(self.lr_schedule, 0)
+
+    @property
     def model_fields(self) -> dict:
         """The fields of the model's configuration that were given."""
         return {name: getattr(self, name) for name in MODEL_FIELDS if getattr(self, name) is not None}
@@ -140,9 +153,10 @@ class TrainingConfig(RunConfig):
                 raise ValueError(
                     f"`decay_start` must be None for the schedule {self.lr_schedule!r}, got {self.decay_start}"
                 )
-        elif self.decay_start is None:
-            raise ValueError("`decay_start` must be given for the schedule 'constant_linear'")
-        elif not self.warmup_steps <= self.decay_start < self.max_steps:
+            return
+        if self.decay_start is None:
+            self.decay_start = max(self.warmup_steps, self.max_steps * 4 // 5)
+        if not self.warmup_steps <= self.decay_start < self.max_steps:
             raise ValueError(
                 f"`decay_start` must be at least `warmup_steps`, {self.warmup_steps}, and below `max_steps`, "
                 f"{self.max_steps}, got {self.decay_start}"

@@ -1,9 +1,12 @@
 """Runs that are killed, interrupted, or started twice: nothing is lost, and the end is the same."""
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from randar_hf.cli.interrupts import acknowledging
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.checkpoints import list_checkpoints
 
@@ -96,6 +100,21 @@ def test_a_signal_saves_and_the_run_can_go_on(start_training, settings, tmp_path
     train(TrainingConfig(**settings, resume="latest"))
     train(TrainingConfig(**{**settings, "output_dir": str(tmp_path / "whole")}))
     assert same_weights(settings["output_dir"], tmp_path / "whole")
+
+
+def test_a_signal_is_answered_while_python_is_busy(monkeypatch):
+    times = {}
+    monkeypatch.setattr(sys.stderr, "write", lambda text: times.setdefault(text.strip(), time.monotonic()))
+    former = signal.signal(signal.SIGINT, lambda *_: times.setdefault("handled", time.monotonic()))
+    try:
+        with acknowledging("train"):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)  # one instruction of Python
+    finally:
+        signal.signal(signal.SIGINT, former)
+    answer, handled = sorted(times, key=times.get)[:: len(times) - 1]
+    assert answer == "randar-hf train: SIGINT, stopping: a step of training is finished and saved first"
+    assert handled == "handled" and signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_folder_in_use_is_refused_until_its_process_dies(start_training, settings, monkeypatch):

@@ -41,7 +41,6 @@ def test_the_published_constant_then_linear_schedule():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr_schedule": "constant_linear"}, "`decay_start` must be given for the schedule 'constant_linear'"),
         ({"lr_schedule": "constant_linear", "decay_start": 6}, "`decay_start` must be .*below `max_steps`, 6, got 6"),
         (
             {"lr_schedule": "constant_linear", "decay_start": 1},

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import randar_hf.training
 from randar_hf import RandARForCausalLM
 from randar_hf.pipelines import RandARPipeline
+from randar_hf.training import export_run
 
 
 LAUNCH_FILES = Path(randar_hf.training.__file__).parent / "launch"
@@ -76,6 +77,9 @@ def test_sharded_weights_learn_what_whole_ones_do(run, settings, sharding, tmp_p
     pipe = RandARPipeline.from_pretrained(Path(sharded["output_dir"], "pipeline"))
     assert type(pipe.transformer) is RandARForCausalLM and pipe.transformer.generation_config.order == "random"
     assert Path(sharded["output_dir"], "previews", "step-4.png").is_file()
+    for one in (sharded, whole):
+        exported = export_run(one["output_dir"], tmp_path / "exported", "last", overwrite=True)
+        assert same_weights(exported / "transformer", one["output_dir"])
 
     again = {**sharded, "output_dir": str(tmp_path / "again")}
     Path(again["output_dir"]).mkdir()

@@ -209,6 +209,17 @@ def test_another_recipe_is_refused_with_all_that_differs(training_settings):
     assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
 
 
+def test_the_length_may_change_while_the_learning_rate_is_constant(training_settings, tmp_path, same_weights):
+    settings = {**training_settings, "lr_schedule": "constant_linear"}
+    folder = train(TrainingConfig(**settings, decay_start=4))
+    longer = {**settings, "max_steps": 8}
+    with pytest.raises(ValueError, match="`max_steps` must be 6, got 8; `decay_start` must be 4, got 6: as in"):
+        train(TrainingConfig(**longer, resume="latest"))
+    train(TrainingConfig(**longer, resume="checkpoint-3"))
+    whole = train(TrainingConfig(**{**longer, "output_dir": str(tmp_path / "whole")}))
+    assert same_weights(folder, whole)
+
+
 def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_folder, same_weights, tmp_path):
     whole = train(TrainingConfig(**training_settings))
     shutil.copytree(whole, tmp_path / "other")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from . import (
     demo,
     evaluate,
     evaluate_inpainting,
+    export,
     extrapolate,
     generate,
     inpaint,
@@ -31,6 +33,7 @@ from . import (
     train,
     train_tokenizer,
 )
+from .interrupts import acknowledging
 from .options import from_fields
 from .recipes import RecipeCommand
 
@@ -45,7 +48,7 @@ COMMANDS = {
         space.space,
     ),
     "Training": (train_tokenizer.train_tokenizer, tokenize.tokenize, train.train),
-    "Models": (convert.convert, bench.bench),
+    "Models": (export.export, convert.convert, bench.bench),
     "Evaluation": (
         sample.sample,
         evaluate.evaluate,
@@ -57,7 +60,9 @@ COMMANDS = {
     ),
 }
 
-EVALUATION = {function.__name__.replace("_", "-") for function in COMMANDS["Evaluation"]}
+EVALUATION, TRAINING = (
+    {function.__name__.replace("_", "-") for function in COMMANDS[panel]} for panel in ("Evaluation", "Training")
+)
 
 app = typer.Typer(name="randar-hf", no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -81,7 +86,8 @@ def _answering_errors(name: str, function: Callable) -> Callable:
     @wraps(function)
     def command(**values):
         try:
-            function(**values)
+            with acknowledging(name) if name in TRAINING else nullcontext():
+                function(**values)
         except ModuleNotFoundError as error:
             extra = "space" if name == "space" else "evaluation" if name in EVALUATION else "training"
             _fail(f"{name}: error: {missing_package(error, extra)}", 2)

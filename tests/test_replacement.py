@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from randar_hf.conversion import replacement
-from randar_hf.conversion.replacement import replacing
+from randar_hf import replacement
+from randar_hf.replacement import replacing
 
 
 def write(output, content):

@@ -1,0 +1,182 @@
+"""`randar-hf export`: what a training run would have written, had it ended with one of its checkpoints."""
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from diffusers import VQModel
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import load as load_parts
+from transformers import AutoConfig
+
+from randar_hf import RandARForCausalLM, RARForCausalLM
+from randar_hf.checks import check_path
+from randar_hf.configuration_generation import RandARGenerationConfig
+from randar_hf.outputs import check_output_folder, files_of_runs
+from randar_hf.replacement import replacing
+
+from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoints
+from .data.token_files import load_tokenizer
+from .lora import add_adapter, merge_adapter
+from .previews import make_pipeline
+from .run_settings import RUN_FILE
+from .training_config import TrainingConfig, model_class
+
+
+SHARED = "pytorch_model_fsdp_0"  # folder of weights that processes shared
+WRAPPERS = {"module", "_orig_mod"}  # parts of names that several processes and compilation add
+FILES = ("README.md", "transformer", "vqvae", "pipeline.py")  # of a pipeline, beside what any run may write
+
+
+def export_run(
+    run: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the pipeline of a checkpoint of `train`, or the tokenizer of one of `train-tokenizer`.
+
+    The data is not needed. Averaged weights are taken where the run keeps them, and an adapter is merged.
+
+    Args:
+        run: folder of the run, which may be going on.
+        output: folder to write; by default `pipeline` or `tokenizer` in that of the run.
+        checkpoint: `"best"` by validation loss, `"last"` or a step; by default the best one if there are validations.
+        tokenizer: folder or Hub name of the tokenizer; by default the one that the run was given.
+        overwrite: replace `output`, if that is a folder of the same kind.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder is none of a run, or of one that has saved nothing; there is no such checkpoint, or not
+            any more, or it is damaged; there is no tokenizer; `output` cannot be written, or exists.
+    """
+    run = check_path("run", run)
+    command, settings = _read_run(run)
+    is_tokenizer = command == "train-tokenizer"
+    chosen = find_exported(run, checkpoint)
+    output = run / ("tokenizer" if is_tokenizer else "pipeline") if output is None else check_path("output", output)
+    _check_output(output, "config.json" if is_tokenizer else "model_index.json", run, overwrite)
+    if is_tokenizer:
+        if tokenizer is not None:
+            raise ValueError(f"`tokenizer` must be None for a run of `randar-hf train-tokenizer`, got {tokenizer!r}")
+        result = load_checkpoint_tokenizer(chosen)
+    else:
+        tokenizer = tokenizer or settings["tokenizer"]
+        if tokenizer is None:
+            raise ValueError(f"`tokenizer` must be given, since the run was given none, got None for {str(run)!r}")
+        names = {field.name for field in fields(TrainingConfig)} & set(settings)
+        config = TrainingConfig(**{name: settings[name] for name in names})
+        result = make_pipeline(load_checkpoint_model(chosen, config), load_tokenizer(tokenizer))
+    with replacing(output) as folder:
+        result.save_pretrained(folder)
+        if not is_tokenizer:
+            result.make_card(output.resolve().name).save(folder / "README.md")
+    return output
+
+
+def find_exported(run: Path, checkpoint: str | None = None) -> Checkpoint:
+    """The checkpoint of a run that `"best"`, `"last"`, a step or None, the best if there is one, mean; whole.
+
+    Raises:
+        ValueError: there is no such checkpoint, or not any more, or it is damaged.
+    """
+    found = list_checkpoints(run)
+    if not found:
+        raise ValueError(f"`run` must have saved a checkpoint, got {str(run)!r}, which has saved none")
+    last = check_checkpoint(found[-1], "checkpoint")
+    best = last.progress.best_step
+    if checkpoint is None:
+        checkpoint = "last" if best is None else "best"
+    if checkpoint == "last":
+        return last
+    steps = [path.name.removeprefix("checkpoint-") for path in found]
+    there = ", ".join(("last", *steps))
+    if checkpoint == "best":
+        if best is None:
+            raise ValueError(f"`checkpoint` must be one of {there}, got 'best' of a run without validations")
+        if str(best) not in steps:
+            raise ValueError(f"`checkpoint` must be one of {there}, got 'best', step {best}, which is there no more")
+        checkpoint = str(best)
+    if checkpoint not in steps:
+        raise ValueError(f"`checkpoint` must be one of best, {there}, got {checkpoint!r}")
+    return check_checkpoint(run / f"checkpoint-{checkpoint}", "checkpoint")
+
+
+def load_checkpoint_model(checkpoint: Checkpoint, config: TrainingConfig) -> RandARForCausalLM | RARForCausalLM:
+    """The model of a checkpoint: the averaged weights if there are such, with the adapter merged.
+
+    Args:
+        checkpoint: a whole one of `train`.
+        config: the settings of its run.
+    """
+    model = model_class(config.model_type)(AutoConfig.from_pretrained(_check_described(checkpoint.folder)))
+    generation_config = RandARGenerationConfig.from_pretrained(checkpoint.folder)
+    if config.lora_rank is not None:
+        model = add_adapter(model, config.lora_rank)
+    _load_weights(model, checkpoint.folder)
+    if config.ema_decay is not None:
+        parts = torch.load(checkpoint.folder / PARTS_FILE, map_location="cpu", weights_only=True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter, average in zip(trained, parts["ema"]["shadow_params"], strict=True):
+            parameter.data.copy_(average)
+    if config.lora_rank is not None:
+        model = merge_adapter(model)
+    model.generation_config = generation_config
+    return model.eval()
+
+
+def load_checkpoint_tokenizer(checkpoint: Checkpoint) -> VQModel:
+    """The tokenizer of a whole checkpoint of `train-tokenizer`."""
+    vqvae = VQModel.from_config(VQModel.load_config(_check_described(checkpoint.folder)))
+    _load_weights(vqvae, checkpoint.folder)
+    return vqvae
+
+
+def _load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Give a model the weights of a checkpoint, also those that processes shared."""
+    if (folder / SHARED).is_dir():
+        load_parts({"model": model.state_dict()}, storage_reader=FileSystemReader(folder / SHARED), no_dist=True)
+        return
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict(
+        {".".join(p for p in name.split(".") if p not in WRAPPERS): weights[name] for name in weights}
+    )
+
+
+def _check_described(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"`checkpoint` must be one that this version has written, got {str(folder)!r} without config.json; go on "
+            "with the run by `--resume`"
+        )
+    return folder
+
+
+def _read_run(run: Path) -> tuple[str, dict]:
+    """Name and settings of the command that has written a folder."""
+    try:
+        content = json.loads((run / RUN_FILE).read_text())
+        return content["command"], content["config"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"`run` must be the folder of a run, got {str(run)!r} without a readable run.json") from error
+
+
+def _check_output(output: Path, marker: str, run: Path, overwrite: bool) -> None:
+    """Raise for a folder that cannot be written, is there and not to be replaced, or holds something else."""
+    if output.resolve() in (run.resolve(), *run.resolve().parents):
+        raise ValueError(f"`output` must not hold the run, got {str(output)!r}")
+    check_output_folder("output", output)
+    found = files_of_runs(output, *FILES)
+    if found and not overwrite:
+        raise ValueError(f"`output` must be new unless it is to be overwritten, got {str(output)!r}, which exists")
+    if found and not (output / marker).is_file():
+        raise ValueError(f"`output` must be a folder with {marker} to be replaced, got {str(output)!r}")
+
+
+__all__ = ["export_run", "find_exported", "load_checkpoint_model", "load_checkpoint_tokenizer"]
