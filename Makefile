@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+PACKAGE ?= package
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -12,7 +13,7 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test gpu browser notebooks docs figures dist digits format lint clean
+.PHONY: demo test gpu browser notebooks docs figures dist digits icons format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
@@ -52,6 +53,10 @@ dist: $(STAMPS)/core
 digits: $(STAMPS)/training
 	$(BIN)/python -m randar_hf.training.experiments.digits --output-dir runs/digits
 
+# PACKAGE is an unpacked @iconify/json; `python -m randar_hf.training.icons.data --help` tells how to get one.
+icons: $(STAMPS)/icons
+	$(BIN)/python -m randar_hf.training.icons.recipe --source $(PACKAGE) --output-dir runs/icons
+
 format: $(STAMPS)/lint
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
@@ -89,6 +94,10 @@ $(STAMPS)/docs: $(STAMPS)/core
 
 $(STAMPS)/training: $(STAMPS)/core
 	$(INSTALL_PACKAGE) ".[training]"
+	@touch $@
+
+$(STAMPS)/icons: $(STAMPS)/core
+	$(INSTALL_PACKAGE) ".[icons]"
 	@touch $@
 
 $(STAMPS)/lint: $(STAMPS)/venv constraints.txt

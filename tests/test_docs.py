@@ -19,7 +19,13 @@ from randar_hf.conversion.published_files import PUBLISHED_FILES
 from randar_hf.training.experiments.digits import DigitsConfig
 from randar_hf.training.experiments.digits_evaluation import DigitsEvaluationConfig
 from randar_hf.training.experiments.digits_rar import DigitsRARConfig
-from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig
+from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig as DigitsZeroShotConfig
+from randar_hf.training.icons.claims import ClaimsConfig
+from randar_hf.training.icons.classifier import ClassifierConfig
+from randar_hf.training.icons.data import IconDataConfig
+from randar_hf.training.icons.evaluation import IconEvaluationConfig
+from randar_hf.training.icons.recipe import IconRecipeConfig
+from randar_hf.training.icons.zero_shot import ZeroShotConfig
 from randar_hf.training.recipe_files import COMMANDS
 
 
@@ -34,7 +40,13 @@ MODULES = {
     "randar_hf.training.experiments.digits": DigitsConfig,
     "randar_hf.training.experiments.digits_evaluation": DigitsEvaluationConfig,
     "randar_hf.training.experiments.digits_rar": DigitsRARConfig,
-    "randar_hf.training.experiments.digits_zero_shot": ZeroShotConfig,
+    "randar_hf.training.experiments.digits_zero_shot": DigitsZeroShotConfig,
+    "randar_hf.training.icons.claims": ClaimsConfig,
+    "randar_hf.training.icons.classifier": ClassifierConfig,
+    "randar_hf.training.icons.data": IconDataConfig,
+    "randar_hf.training.icons.evaluation": IconEvaluationConfig,
+    "randar_hf.training.icons.recipe": IconRecipeConfig,
+    "randar_hf.training.icons.zero_shot": ZeroShotConfig,
 }
 
 

@@ -202,3 +202,40 @@ def same_weights():
         return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
     return same
+
+
+HEART = "M12 21C5 15 2 11 2 8a5 5 0 0 1 10-2 5 5 0 0 1 10 2c0 3-3 7-10 13z"
+BAR = "M3 3h9v18H3z"
+
+
+@pytest.fixture(scope="session")
+def icon_package(tmp_path_factory):
+    """An unpacked package of icons: two sets to train on, one of them with copies, one held out, one not allowed."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "json").mkdir()
+    solid = {name: f'<path fill="currentColor" d="{path}"/>' for name, path in (("heart", HEART), ("bar", BAR))}
+    line = {
+        width: f'<path fill="none" stroke="currentColor" stroke-width="{width}" d="{HEART}"/>' for width in (2, 3, 4)
+    }
+    sets = {
+        "tabler": {
+            "heart": solid["heart"],
+            "heart-outline": line[2],
+            "heart-off": line[2],
+            "bookmark-fill": solid["bar"],
+        },
+        "ph": {
+            "favorite": solid["heart"],
+            "bell-line": solid["heart"],
+        },  # a copy, and a name that contradicts the image
+        "eva": {"heart-outline": line[3], "heart": solid["heart"], "bell-outline": line[4]},
+        "gpl": {"star": solid["bar"]},
+    }
+    mit = {"name": "A set", "author": {"name": "Somebody"}, "license": {"title": "MIT", "spdx": "MIT"}}
+    collections = {prefix: mit for prefix in sets} | {"gpl": {**mit, "license": {"spdx": "GPL-3.0"}}}
+    (folder / "collections.json").write_text(json.dumps(collections))
+    for prefix, bodies in sets.items():
+        icons = {name: {"body": body} for name, body in bodies.items()}
+        content = {"prefix": prefix, "width": 24, "height": 24, "icons": icons}
+        (folder / "json" / f"{prefix}.json").write_text(json.dumps(content))
+    return folder

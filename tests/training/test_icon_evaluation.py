@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from randar_hf import RandARConfig, RandARForCausalLM
 from randar_hf.pipelines import RandARPipeline
-from randar_hf.training.icons import classifier, evaluation
+from randar_hf.training.icons import classifier, evaluation, measures
 from randar_hf.training.icons.names import class_names
 
 
@@ -57,10 +57,15 @@ def test_styles_do_not_count_for_the_object():
 
 def test_frequencies_are_those_of_each_position():
     tokens = torch.tensor([[0, 5], [1, 6]])
-    drawn = evaluation.tokens_by_frequency(tokens, 400, torch.Generator().manual_seed(0))
+    drawn = measures.tokens_by_frequency(tokens, 400, torch.Generator().manual_seed(0))
     assert set(drawn[:, 0].tolist()) == {0, 1} and set(drawn[:, 1].tolist()) == {5, 6}
     assert 0.4 < drawn[:, 0].double().mean() < 0.6
     assert 0.4 < (drawn[:, 0] == drawn[:, 1] - 5).double().mean() < 0.6  # by itself
+
+
+def test_rows_that_were_trained_on_are_counted():
+    train = torch.tensor([[1, 2], [3, 4]])
+    assert evaluation.repeated_fraction(torch.tensor([[1, 2], [1, 4], [3, 4], [4, 3]]), train) == 0.5
 
 
 @pytest.mark.filterwarnings("ignore:The Frechet distance")

@@ -21,7 +21,8 @@ from randar_hf.training import (
     train,
     train_tokenizer,
 )
-from randar_hf.training.experiments.digits_data import IMAGE_SIZE
+from randar_hf.training.icons.data import IMAGE_SIZE
+from randar_hf.training.icons.names import class_names
 from randar_hf.training.outputs import claim_output_dir
 from randar_hf.training.recipe_files import COMMANDS, read_recipe, shipped_recipes
 from randar_hf.training.run_settings import recipe_text
@@ -51,7 +52,9 @@ TWINS = {
     for name in ("randar-l-256", "randar-xl-256", "randar-xxl-256", "randar-xl-384", "randar-l-256-raster")
 }
 PUBLISHED |= {twin: PUBLISHED[name] for twin, name in TWINS.items()}
-SMALL = {"cifar10": 1024, "digits": 64}  # with their codes
+ICONS = {"vocab_size": 256, "num_classes": len(class_names()), "grid_size": 8}
+SMALL = {"cifar10": {"vocab_size": 1024, "num_classes": 10, "grid_size": 8}, "icons": ICONS, "icons-rar": ICONS,
+         "digits": {"vocab_size": 64, "num_classes": 10, "grid_size": 8}}  # fmt: skip
 
 
 def settings_of(name: str, command: str) -> dict:
@@ -76,7 +79,7 @@ def model_config(name: str) -> RandARConfig | RARConfig:
     tokenizing = load_recipe(name, "tokenize")
     shapes = {}
     if name in SMALL:
-        shapes = {"vocab_size": SMALL[name], "num_classes": 10, "grid_size": 8}
+        shapes = SMALL[name]
     elif tokenizing["image_size"] != 256:
         shapes = {"grid_size": tokenizing["image_size"] // 16}
     return model_class(config.model_type).config_class(**config.model_fields, **shapes)
@@ -184,12 +187,12 @@ def test_operations_and_hours_that_are_told_are_computed():
         if name not in SMALL:
             hours = float(re.search(r"([\d,]+) hours of one H100 if 30%", about)[1].replace(",", ""))
             assert hours == pytest.approx(flops / (0.3 * 989e12) / 3600, rel=0.04)
-        if name != "digits":
+        if not name.startswith(("icons", "digits")):
             assert f"{config.max_steps:,} steps" in about and f"{told} FLOP" in about, name
 
 
-def test_the_digits_are_as_large_as_their_images():
-    assert load_recipe("digits", "train-tokenizer")["image_size"] == IMAGE_SIZE
+def test_the_icons_are_as_large_as_their_images():
+    assert load_recipe("icons", "train-tokenizer")["image_size"] == IMAGE_SIZE
 
 
 def test_values_have_the_types_of_their_fields(write):
@@ -242,7 +245,7 @@ def test_the_command_line_wins(settings_from, capsys):
     ],
 )
 def test_words_of_other_types_are_one_line(words, named, capsys):
-    assert main(["train", "--recipe", "digits", "--dataset", "tokens", "--output-dir", "model", *words]) == 2
+    assert main(["train", "--recipe", "icons", "--dataset", "tokens", "--output-dir", "model", *words]) == 2
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1
 
@@ -250,18 +253,18 @@ def test_words_of_other_types_are_one_line(words, named, capsys):
 def test_a_recipe_may_tell_what_is_required(write, settings_from, capsys):
     recipe = write("about: Mine.\ntrain: {dataset: tokens, output_dir: model}\n")
     assert settings_from(["train", "--recipe", recipe]) == TrainingConfig(dataset="tokens", output_dir="model")
-    assert main(["train", "--recipe", "digits", "--dataset", "tokens"]) == 2
+    assert main(["train", "--recipe", "icons", "--dataset", "tokens"]) == 2
     assert "--output-dir" in capsys.readouterr().err
 
 
 def test_files_are_based_on_others(write, tmp_path, monkeypatch):
     (tmp_path / "below").mkdir()
-    write("about: Base.\nbased_on: digits\ntrain: {max_steps: 5, learning_rate: 1e-3}\n", "base.yaml")
+    write("about: Base.\nbased_on: icons\ntrain: {max_steps: 5, learning_rate: 1e-3}\n", "base.yaml")
     recipe = write("about: Mine.\nbased_on: ../base.yaml\ntrain: {max_steps: 6, warmup_steps: 0}\n", "below/mine.yaml")
     assert read_recipe(recipe).about == "Mine."
-    expected = load_recipe("digits", "train") | {"max_steps": 6, "learning_rate": 1e-3, "warmup_steps": 0}
+    expected = load_recipe("icons", "train") | {"max_steps": 6, "learning_rate": 1e-3, "warmup_steps": 0}
     assert load_recipe(recipe, "train") == expected
-    assert load_recipe(recipe, "train-tokenizer") == load_recipe("digits", "train-tokenizer")
+    assert load_recipe(recipe, "train-tokenizer") == load_recipe("icons", "train-tokenizer")
     monkeypatch.chdir(tmp_path)
     assert load_recipe("below/mine.yaml", "train") == expected
 
@@ -274,7 +277,7 @@ def test_files_are_based_on_others(write, tmp_path, monkeypatch):
             "`recipe` must hold settings of `train`, got 'max_step' in .*mine.yaml'",
         ),
         ("about: Mine.\ntrain: {max-steps: 5}", "`recipe` must hold settings of `train`, got 'max-steps'"),
-        ("about: Mine.\ntrain: {recipe: digits}", "`recipe` must hold settings of `train`, got 'recipe'"),
+        ("about: Mine.\ntrain: {recipe: icons}", "`recipe` must hold settings of `train`, got 'recipe'"),
         (
             "about: Mine.\ntrain: {max_steps: many}",
             "`max_steps` must be .*, got 'many' in the `recipe` .*mine.yaml'",
@@ -312,7 +315,7 @@ def test_files_are_based_on_others(write, tmp_path, monkeypatch):
             "about: Mine.\nbased_on: nothing\ntrain: {}",
             "`recipe` must be a file or one of cifar10, digits, .*, got 'nothing'",
         ),
-        ("about: Mine.\nbased_on: [digits]\ntrain: {}", "`based_on` of a `recipe` must be a text, got "),
+        ("about: Mine.\nbased_on: [icons]\ntrain: {}", "`based_on` of a `recipe` must be a text, got "),
     ],
 )
 def test_wrong_recipes_are_refused_with_one_line(text, message, write, capsys):
@@ -338,7 +341,7 @@ def test_unknown_names_files_commands_and_binaries_are_named(tmp_path):
         ):
             load_recipe(recipe, "train")
     with pytest.raises(ValueError, match="`command` must be one of 'train-tokenizer', .*, got 'sample'"):
-        load_recipe("digits", "sample")
+        load_recipe("icons", "sample")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="`recipe` must be YAML, got .*binary'"):
         load_recipe(str(tmp_path / "binary"), "train")

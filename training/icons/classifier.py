@@ -21,6 +21,7 @@ from transformers import HfArgumentParser
 from ..data.reading import load_rows
 from ..outputs import write_json
 from ..validation import check_fields, check_positive
+from .data import IMAGE_SIZE
 from .names import STYLES, class_names
 
 
@@ -66,9 +67,9 @@ class IconClassifier(nn.Module):
         return self.head(self.features(pixels))
 
 
-def to_grey(images: list[Image.Image]) -> torch.Tensor:
-    """Images as grey pixels (n, 1, 32, 32) in [-1, 1]; larger ones are scaled down."""
-    grey = [np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX)) for image in images]
+def to_grey(images: list[Image.Image], size: int = IMAGE_SIZE) -> torch.Tensor:
+    """Images as grey pixels (n, 1, size, size) in [-1, 1]; larger ones are scaled down."""
+    grey = [np.asarray(image.convert("L").resize((size, size), Image.Resampling.BOX)) for image in images]
     return torch.from_numpy(np.stack(grey))[:, None].float() / 127.5 - 1
 
 

@@ -10,6 +10,7 @@ Permissive licences alone; ten whole families of sets are held out. It needs the
 
 import json
 import random
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class Icon:
     ink: Image.Image
 
 
-def read_icons(source: Path) -> tuple[list[Icon], dict]:
+def read_package(source: Path) -> tuple[list[Icon], dict]:
     """Draw all icons of OBJECTS, those whose name contradicts how they look left out.
 
     Args:
@@ -77,7 +78,7 @@ def read_icons(source: Path) -> tuple[list[Icon], dict]:
     if not (source / "collections.json").is_file():
         raise FileNotFoundError(
             f"`source` must be the folder of an unpacked @iconify/json, got {str(source)!r}, which has no "
-            "collections.json"
+            f"collections.json; `npm pack @iconify/json@{VERSION}` and `tar xzf` make a folder `package`"
         )
     collections = json.loads((source / "collections.json").read_text())
     collections = {prefix: entry for prefix, entry in collections.items() if is_taken(prefix, entry)}
@@ -145,9 +146,11 @@ def write_icons(config: IconDataConfig) -> Path:
     folder = Path(config.output_dir).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"`output_dir` must be a new or empty folder, got {str(folder)!r}")
-    icons, collections = read_icons(Path(config.source).expanduser())
+    icons, collections = read_package(Path(config.source).expanduser())
     icons = drop_duplicates(icons)
-    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")  # a folder of that name is a whole one
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     names = class_names()
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names), "icon": Value("string")})
     for split in ("train", "validation"):
@@ -159,10 +162,11 @@ def write_icons(config: IconDataConfig) -> Path:
             "label": [names.index(icon.label) for icon, _ in rows],
             "icon": [f"{icon.prefix}:{icon.name}" for icon, _ in rows],
         }
-        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+        Dataset.from_dict(columns, features=features).to_parquet(partial / f"{split}.parquet")
     by_label = {name: [render(icon, 0, 0) for icon in icons if icon.label == name] for name in names}
     contact_sheet(by_label, SHEET_COLUMNS).save(folder.with_name(f"{folder.name}-sheet.png"))
-    write_text(folder / "README.md", data_card(icons, collections))
+    write_text(partial / "README.md", data_card(icons, collections))
+    partial.replace(folder)
     return folder
 
 

@@ -13,27 +13,28 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from randar_hf import vq
 from randar_hf.evaluation.metrics import frechet_distance
 from randar_hf.pipelines.loading import load_pipeline
 
-from ..data.reading import load_rows
-from ..experiments.digits_evaluation import (
-    bits_per_token,
-    decode_images,
-    generate_tokens,
-    to_pixel_batch,
-    unigram_bits,
-)
 from ..outputs import write_json
 from ..validation import check_fields, check_positive
 from .classifier import load_classifier, read_icons, same_object
 from .drawing import contact_sheet
+from .measures import (
+    Icons,
+    bits_per_token,
+    decode_images,
+    generate_tokens,
+    load_icons,
+    tokens_by_frequency,
+    unigram_bits,
+)
 from .names import class_names
 
 
-ENCODED_AT_ONCE = 256
 SHOWN = 20
+WINDOW = 8  # of lossless decoding
+PUBLISHED_STEPS = 88 / 256  # of the tokens
 
 
 @dataclass(kw_only=True)
@@ -54,15 +55,6 @@ class IconEvaluationConfig:
             raise ValueError(f"`num_images` must be at least 2, got {self.num_images}")
 
 
-@dataclass
-class Icons:
-    """One split: tokens (n, N), labels (n,) and images."""
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    images: list
-
-
 def evaluate_icons(config: IconEvaluationConfig) -> dict:
     """Measure a model of icons.
 
@@ -73,8 +65,9 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
         - `classifier_accuracy_real`, `..._reconstructed`: objects named on the held-out families, before and after the
           tokenizer.
         - `object_accuracy`, `class_accuracy`: generated icons named as the object asked for, and as the object in the
-          style asked for; `object_accuracy_third_of_steps`, `..._one_token_per_step` for models that take any number
-          of steps.
+          style asked for, with the stored settings.
+        - `object_accuracy_third_of_steps`, for models that take any number of steps, as 88 of 256;
+          `..._one_token_per_step`; `lossless_equal_fraction`: icons whose tokens are the same in lossless decoding.
         - `repeated_fraction`: generated icons whose tokens are all those of a training image.
         - `frechet_distance`: in the classifier's features, of generated to held-out icons; `..._train`, of as many
           training icons; `..._frequencies`, of tokens drawn from the frequencies of each position.
@@ -89,14 +82,14 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
     pipeline.set_progress_bar_config(disable=True)
     train, held_out = (load_icons(pipeline.vqvae, config.dataset, split) for split in ("train", "validation"))
     labels = [index % len(class_names()) for index in range(config.num_images)]
-    tokens = generate_tokens(pipeline, labels, None, config.seed)  # (n, N)
+    tokens = generate_tokens(pipeline, labels, config.seed)  # (n, N)
     images = decode_images(pipeline, tokens)
     numbers = {
         **accuracy_numbers(pipeline, classifier, held_out),
-        **generation_numbers(pipeline, classifier, images, labels, config.seed),
-        "repeated_fraction": (tokens[:, None] == train.tokens).all(-1).any(1).double().mean().item(),
+        **generation_numbers(pipeline, classifier, tokens, labels, config.seed),
+        "repeated_fraction": repeated_fraction(tokens, train.tokens),
         **distance_numbers(pipeline, classifier, images, train, held_out, config.seed),
-        "bits_per_token": bits_per_token(pipeline.transformer, held_out.tokens, held_out.labels, config.seed),
+        "bits_per_token": bits_per_token(pipeline.transformer, held_out, config.seed),
         "unigram_bits_per_token": unigram_bits(train.tokens, held_out.tokens, pipeline.transformer.config.vocab_size),
     }
     folder = Path(config.output_dir).expanduser()
@@ -106,15 +99,6 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
     nearest_sheet(classifier, images[:SHOWN], train.images).save(folder / "nearest.png")
     write_json(folder / "numbers.json", numbers)
     return numbers
-
-
-def load_icons(vqvae, dataset: str, split: str) -> Icons:
-    """A split of the data set with its tokens."""
-    rows = load_rows(dataset, split)
-    images = rows["image"][:]
-    pieces = (images[start : start + ENCODED_AT_ONCE] for start in range(0, len(images), ENCODED_AT_ONCE))
-    tokens = torch.cat([vq.encode(vqvae, to_pixel_batch(piece)).flatten(1) for piece in pieces])  # (n, N)
-    return Icons(tokens, torch.tensor(rows["label"][:]), images)
 
 
 def accuracy_numbers(pipeline, classifier, held_out: Icons) -> dict:
@@ -127,21 +111,31 @@ def accuracy_numbers(pipeline, classifier, held_out: Icons) -> dict:
     }
 
 
-def generation_numbers(pipeline, classifier, images: list, labels: list[int], seed: int) -> dict:
-    """What is named as asked, at the stored number of steps and, where the model allows it, at two others."""
+def generation_numbers(pipeline, classifier, tokens: torch.Tensor, labels: list[int], seed: int) -> dict:
+    """What is named as asked of icons, tokens (n, N), and of those in fewer steps, one by one and without loss."""
     asked, config = torch.tensor(labels), pipeline.transformer.config
-    named, _ = read_icons(classifier, images)
+    named, _ = read_icons(classifier, decode_images(pipeline, tokens))
     numbers = {
         "object_accuracy": same_object(named, asked),
         "class_accuracy": (named == asked).double().mean().item(),
     }
+    steps = {"one_token_per_step": config.num_tokens}
     if config.fixed_order is None:
-        steps = {"third_of_steps": config.num_tokens // 3, "one_token_per_step": config.num_tokens}
-        for name, count in steps.items():
-            tokens = generate_tokens(pipeline, labels, count, seed)  # (n, N)
-            named, _ = read_icons(classifier, decode_images(pipeline, tokens))
-            numbers[f"object_accuracy_{name}"] = same_object(named, asked)
+        steps["third_of_steps"] = round(config.num_tokens * PUBLISHED_STEPS)
+    for name, count in steps.items():
+        others = generate_tokens(pipeline, labels, seed, num_inference_steps=count)  # (n, N)
+        named, _ = read_icons(classifier, decode_images(pipeline, others))
+        numbers[f"object_accuracy_{name}"] = same_object(named, asked)
+        if count == config.num_tokens:
+            lossless = generate_tokens(pipeline, labels, seed, speculative_window=WINDOW)  # (n, N)
+            numbers["lossless_equal_fraction"] = (lossless == others).all(1).double().mean().item()
     return numbers
+
+
+def repeated_fraction(tokens: torch.Tensor, train: torch.Tensor) -> float:
+    """Fraction of rows of tokens (n, N) that are rows of the training tokens (m, N)."""
+    known = set(map(tuple, train.tolist()))
+    return sum(tuple(row) in known for row in tokens.tolist()) / len(tokens)
 
 
 def distance_numbers(pipeline, classifier, images: list, train: Icons, held_out: Icons, seed: int) -> dict:
@@ -157,12 +151,6 @@ def distance_numbers(pipeline, classifier, images: list, train: Icons, held_out:
     }
     _, reference = read_icons(classifier, held_out.images)
     return {name: frechet_distance(read_icons(classifier, some)[1], reference) for name, some in sets.items()}
-
-
-def tokens_by_frequency(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Tokens (count, N), each position drawn by itself from the rows of `tokens` (n, N)."""
-    rows = torch.randint(len(tokens), (count, tokens.shape[1]), generator=generator)
-    return tokens.gather(0, rows)
 
 
 def nearest_sheet(classifier, images: list, train_images: list):
