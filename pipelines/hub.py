@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from randar_hf.cards import Origin, make_card, replace_generated_card
+from randar_hf.files import check_no_links
 
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         image_processor: Any
         transformer: Any  # RandARForCausalLM or RARForCausalLM
         id2label: Any
+        components: dict[str, Any]
 
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 else:
     PipelineHost = object
 
+FILES = ("README.md", "model_index.json", "pipeline.py")  # of a pipeline's folder, beside those of its components
 # diffusers runs the `pipeline.py` of every local folder in one module, in which it wants one class: hence one name.
 STUB = (
     '"""So that `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` finds the class."""\n\n'
@@ -95,7 +98,7 @@ class HubMixin(PipelineHost):
         Save as any `DiffusionPipeline`, and with it a model card and `pipeline.py`, where the folder has none.
 
         Raises a `ValueError` for a pipeline whose code lies beside its weights, which would not go along, and for one
-        with an adapter in it: a folder holds whole weights.
+        with an adapter in it: a folder holds whole weights. One for links in place of what it writes, too.
         """
         check_no_adapter(self)
         if type(self.transformer).__module__.startswith("diffusers_modules."):
@@ -104,6 +107,7 @@ class HubMixin(PipelineHost):
                 "or save it with `randar_hf.pipelines.save_with_code`."
             )
         folder = Path(save_directory)
+        check_no_links("save_directory", *(folder / name for name in (*FILES, *self.components)))
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "pipeline.py").exists():
             (folder / "pipeline.py").write_text(STUB.format(name=type(self).__name__), encoding="utf-8")

@@ -171,6 +171,13 @@ def test_likelihoods_are_not_computed_again(pipe, make_images, tmp_path, monkeyp
     found = classify_images(pipe, images, tmp_path / "out", num_orders=2)
     assert len(calls) == 6 + 2 * 4  # two of six images were there
     assert classify_images(pipe, images, tmp_path / "out", num_orders=2) == found and len(calls) == 14
+    (scores,) = (tmp_path / "out").iterdir()
+    for target in (scores.rename(tmp_path / "scores.npy"), tmp_path / "nothing"):
+        scores.unlink(missing_ok=True)
+        scores.symlink_to(target)
+        with pytest.raises(ValueError, match="`output_dir` must hold no links, .*scores-"):
+            classify_images(pipe, images, tmp_path / "out", num_orders=2)
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_wrong_classification_is_one_sentence_and_writes_nothing(pipe, make_images, make_rar, vqvae, tmp_path):

@@ -67,6 +67,10 @@ def test_a_sweep_goes_on_and_samples_each_setting_once(model_folder, extractor, 
     (marked,) = [line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if "**" in line]
     assert f"**{best['frechet_distance']:.4f}**" in marked
     assert Image.open(tmp_path / "out" / "plot.png").size[0] > 400
+    (tmp_path / "out" / "plot.png").unlink()
+    (tmp_path / "out" / "plot.png").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="`output_dir` must hold no links, .*plot.png"):
+        sweep(model_folder, reference, tmp_path / "out", grid, extractor, **request)
 
 
 def test_spatial_guidance_can_be_swept(model_folder, tmp_path):

@@ -108,3 +108,17 @@ def test_a_card_that_goes_along_names_the_new_place(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "mine")
     text = RandARPipeline.from_pretrained(tmp_path / "mine").make_card("someone/tench").text
     assert 'from_pretrained("someone/tench")' in text and 'from_pretrained("mine")' not in text
+
+
+@pytest.mark.parametrize("name", ["pipeline.py", "README.md", "model_index.json", "vqvae", "transformer/config.json"])
+@pytest.mark.parametrize("there", [False, True])
+def test_no_link_is_written_through(pipe, tmp_path, name, there):
+    victim, link = tmp_path / "victim", tmp_path / "out" / name
+    if there:
+        victim.write_text("kept")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(ValueError, match=f"`save_directory` must hold no links, .*{name}"):
+        pipe.save_pretrained(tmp_path / "out")
+    assert victim.read_text() == "kept" if there else not victim.exists()
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == sorted(Path(name).parts)

@@ -89,9 +89,12 @@ def test_nothing_is_overwritten(pipe, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "app.py").write_text("keep")
     (tmp_path / "file").write_text("keep")
-    for name in ("full", "file"):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "README.md").symlink_to(tmp_path / "nothing")
+    for name in ("full", "file", "linked"):
         with pytest.raises(ValueError, match="`folder` must be a"):
             export_space(pipe, tmp_path / name)
+    assert not (tmp_path / "nothing").exists()
     assert (tmp_path / "full" / "app.py").read_text() == (tmp_path / "file").read_text() == "keep"
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["app.py"]
 

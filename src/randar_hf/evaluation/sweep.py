@@ -10,7 +10,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import nn
 
-from randar_hf.files import write_text
+from randar_hf.files import check_no_links, whole_file, write_text
 
 from .evaluating import check_counts, evaluate_images, metric_names
 from .images import open_images
@@ -92,9 +92,13 @@ def sweep(
 
     Returns:
         `list[dict]`: for each setting its values and metrics, in the order of the grid.
+
+    Raises:
+        ValueError: for a grid without values, too few images, or a folder that is a link or holds one.
     """
     settings, folder, rows = list_settings(grid), Path(output_dir), []
     check_counts(num_images, reference)
+    check_no_links("output_dir", folder)
     for values in settings:
         name = ",".join(f"{key}={value}" for key, value in values.items())
         samples = sample_images(
@@ -160,4 +164,5 @@ def _plot(rows: list[dict], best: int, quality: str, score: str, path: Path) -> 
     swept = ", ".join(name for name in NAMES if name in rows[0])
     axes.set(xlabel=score, ylabel=quality, title=f"by {swept}")
     axes.legend()
-    figure.savefig(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")

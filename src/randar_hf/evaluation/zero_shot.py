@@ -12,6 +12,8 @@ from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 
 from randar_hf.checks import is_int
+from randar_hf.files import check_no_links, whole_file
+from randar_hf.outputs import check_output_folder
 
 from .extractors import hash_weights
 from .images import ImageSet
@@ -66,7 +68,8 @@ def classify_images(
         classes by predicted ones.
 
     Raises:
-        ValueError: for an argument out of its range, images without classes, or classes that the model does not have.
+        ValueError: for an argument out of its range, images without classes, classes that the model does not have, or
+            a folder that cannot be written or has a link in place of the scores.
     """
     for name, value in (("num_orders", num_orders), ("batch_size", batch_size)):
         if not is_int(value) or value < 1:
@@ -98,14 +101,16 @@ def _open_scores(output_dir, pipe, images: ImageSet, shape: tuple[int, int, int]
     about["weights"] = hash_weights(pipe.transformer) + hash_weights(pipe.vqvae)
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = Path(output_dir) / f"scores-{name}.npy"
+    check_output_folder("output_dir", path.parent)
+    check_no_links("output_dir", path)
     if not path.exists():
         images.batch([0])  # raises for images that cannot be read, before anything is written
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        array[:] = np.nan
-        array.flush()
-        partial.replace(path)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with whole_file(path) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(shape[0]):
+                file.write(np.full(shape[1:], np.nan, "<f4").tobytes())
     return np.load(path, mmap_mode="r+")
 
 

@@ -82,7 +82,7 @@ def check_export(folder: str | Path) -> Path:
     """A folder to write a Space into; raises a `ValueError` for one that holds a run or a Space."""
     folder = Path(folder)
     check_output_folder("folder", folder)
-    if found := files_of_runs(folder, *FILES):
+    if found := files_of_runs(folder, *FILES, broken=True):
         raise ValueError(f"`folder` must be a new one, got {str(folder)!r} with {', '.join(p.name for p in found)}.")
     return folder
 
