@@ -18,7 +18,10 @@ from randar_hf import cli
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-images.md"
 COLOURS = {"daisy": (240, 240, 220), "tulip": (200, 30, 60)}
-FEWER_STEPS = {"train-tokenizer": ["--max-steps", "2", "--batch-size", "8"], "train": ["--max-steps", "4"]}
+FEWER_STEPS = {
+    "train-tokenizer": ["--max-steps", "2", "--batch-size", "8", "--warmup-steps", "1"],
+    "train": ["--max-steps", "4", "--batch-size", "8", "--warmup-steps", "1"],
+}
 
 
 @pytest.fixture

@@ -139,6 +139,8 @@ def time_our_steps(bench: TrainingBench) -> dict[str, Any]:
         model_type=bench.model_type,
         batch_size=bench.batch_size // bench.gradient_accumulation_steps,
         gradient_accumulation_steps=bench.gradient_accumulation_steps,
+        max_steps=360_000,
+        learning_rate=4e-4,
         warmup_steps=0,
         activation_checkpointing=bench.activation_checkpointing,
         compile=bench.compile,

@@ -12,9 +12,15 @@ SCHEDULES = {"cosine": "cosine_with_min_lr", "linear": "linear", "constant": "co
 ALL_SCHEDULES = {**SCHEDULES, "constant_linear": "warmup_stable_decay"}
 
 
+PRESET_NAMES = ("small", "medium", "published")
+
+
 @dataclass(kw_only=True)
 class RunConfig:
-    """Settings of a resumable run of optimizer steps; `TrainingConfig` and `TokenizerTrainingConfig` add their own."""
+    """Settings of a resumable run of optimizer steps; `TrainingConfig` and `TokenizerTrainingConfig` add their own.
+
+    Those of `presets.OPEN_FIELDS` that are None are chosen when the data are known.
+    """
 
     SCHEDULES: ClassVar[tuple[str, ...]] = tuple(SCHEDULES)
 
@@ -23,11 +29,14 @@ class RunConfig:
     dataset_config: str | None = setting(DATA, "configuration of a data set on the Hub", None)
     train_split: str = setting(DATA, "split to train on", "train")
     validation_split: str | None = setting(DATA, "held-out split to validate on", None)
-    batch_size: int = setting(STEPS, "images per forward pass and process", 32)
-    max_steps: int = setting(STEPS, "optimizer steps", 50_000)
-    learning_rate: float = setting(STEPS, "highest learning rate", 4e-4)
+    preset: str | None = setting(
+        MODEL, "what is not given: small, medium or published; by the number of images by default", None
+    )
+    batch_size: int | None = setting(STEPS, "images per forward pass and process; the preset's by default", None)
+    max_steps: int | None = setting(STEPS, "optimizer steps; the preset's by default", None)
+    learning_rate: float | None = setting(STEPS, "highest learning rate; the preset's by default", None)
     lr_schedule: str = setting(STEPS, "cosine, linear or constant after the warm-up", "cosine")
-    warmup_steps: int = setting(STEPS, "optimizer steps of linear warm-up", 500)
+    warmup_steps: int | None = setting(STEPS, "optimizer steps of linear warm-up; the preset's by default", None)
     weight_decay: float = setting(STEPS, "AdamW's decay of matrices", 0.0)
     max_grad_norm: float = setting(STEPS, "gradients are clipped to this norm", 1.0)
     max_skipped_steps: int = setting(
@@ -57,7 +66,14 @@ class RunConfig:
         check_positive(self, "batch_size", "max_steps", "learning_rate", "max_grad_norm", "logging_steps")
         check_positive(self, "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "num_workers", "max_skipped_steps", "seed")
+        if None not in (self.warmup_steps, self.max_steps) and self.warmup_steps > self.max_steps:
+            raise ValueError(
+                f"`warmup_steps` must be at most `max_steps`, {self.max_steps}, got {self.warmup_steps}; a tenth of "
+                "them is enough, and without `warmup_steps` the preset chooses"
+            )
         check_choice(self, "lr_schedule", self.SCHEDULES)
+        if self.preset is not None:
+            check_choice(self, "preset", PRESET_NAMES)
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
         if self.patience is not None:
             check_positive(self, "patience")

@@ -20,6 +20,7 @@ RECIPE_FILE = "recipe.yaml"
 PLACES = {"output_dir", "push_to_hub", "resume", "overwrite"}
 # Settings that do not change what is trained.
 FREE = PLACES | {
+    "preset",
     "tokenizer",
     "validation_split",
     "num_workers",

@@ -21,6 +21,7 @@ from .data.reading import load_rows
 from .failures import explain_failures
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir, write_json
+from .presets import fit_tokenizer_settings
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
 from .tokenizer_training_config import TokenizerTrainingConfig
@@ -64,10 +65,13 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     """
     accelerator = make_accelerator(config)
     with hold_run_dir(accelerator, config) as folder:
+        splits = [config.train_split, config.validation_split]
+        rows = [split and load_rows(config.dataset, split, config.dataset_config) for split in splits]
+        config = fit_tokenizer_settings(config, rows[0], accelerator)
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
         bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
-        loaders = _loaders(config, bad, accelerator.num_processes)
+        loaders = _loaders(config, *rows, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
             run = TokenizerRun(config, accelerator, build_tokenizer(config), *loaders)
             run.run(checkpoint)
@@ -78,13 +82,12 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     return metrics
 
 
-def _loaders(config: TokenizerTrainingConfig, bad: BadImages, num_processes: int):
-    def loader(split, shuffle):
-        rows = load_rows(config.dataset, split, config.dataset_config)
+def _loaders(config: TokenizerTrainingConfig, train_rows, validation_rows, bad: BadImages, num_processes: int):
+    def loader(rows, shuffle):
         pixels = PixelRows(rows, config.image_column, config.image_size, bad)
         return make_loader(pixels, config.batch_size, config.num_workers, shuffle, num_processes)
 
-    return loader(config.train_split, True), config.validation_split and loader(config.validation_split, False)
+    return loader(train_rows, True), validation_rows and loader(validation_rows, False)
 
 
 class TokenizerRun(ResumableRun):

@@ -11,14 +11,12 @@ class TokenizerTrainingConfig(RunConfig):
     """Settings of `train_tokenizer`; every field is an option of `randar-hf train-tokenizer`."""
 
     image_column: str = setting(DATA, "column of the images", "image")
-    image_size: int = setting(DATA, "pixels per side after the centre crop", 256)
-    block_out_channels: list[int] = setting(
-        MODEL,
-        "channels per level; each level after the first halves the image",
-        default_factory=lambda: [64, 128, 128, 256, 256],
+    image_size: int | None = setting(DATA, "pixels per side after the centre crop; the preset's by default", None)
+    block_out_channels: list[int] | None = setting(
+        MODEL, "channels per level, the preset's by default; each level after the first halves the image", None
     )
     layers_per_block: int = setting(MODEL, "residual blocks per level", 1)
-    codebook_size: int = setting(MODEL, "number of different tokens", 4096)
+    codebook_size: int | None = setting(MODEL, "number of different tokens; the preset's by default", None)
     code_dim: int = setting(MODEL, "width of a codebook entry", 8)
     max_bad_images: int = setting(DATA, "unreadable images that are skipped before it stops", 100)
     commitment_weight: float = setting(STEPS, "weight of the codebook and commitment loss", 1.0)
@@ -28,13 +26,13 @@ class TokenizerTrainingConfig(RunConfig):
         super().__post_init__()
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
         check_not_negative(self, "commitment_weight", "max_bad_images")
-        if not self.block_out_channels or min(self.block_out_channels) < 1:
+        if self.block_out_channels is not None and min(self.block_out_channels, default=0) < 1:
             raise ValueError(f"`block_out_channels` must be one or more, each above 0, got {self.block_out_channels}")
-        if self.codebook_size > 65_536:
+        if (self.codebook_size or 0) > 65_536:
             raise ValueError(
                 f"`codebook_size` must be at most 65536, so that 16 bits hold it, got {self.codebook_size}"
             )
-        if self.image_size % self.downsampling:
+        if None not in (self.image_size, self.block_out_channels) and self.image_size % self.downsampling:
             raise ValueError(
                 f"`image_size` must be a multiple of {self.downsampling} with {len(self.block_out_channels)} levels, "
                 f"got {self.image_size}"

@@ -31,6 +31,7 @@ from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
 from .model_building import build_model, build_model_config
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir
+from .presets import fit_model_settings
 from .previews import make_pipeline, save_preview
 from .randomness import KeyedSamples, collate, seed_masks
 from .resumable_run import ResumableRun, find_resumed
@@ -64,8 +65,9 @@ def train(config: TrainingConfig) -> Path:
     pretrained = read_pretrained(config.pretrained_model) if config.pretrained_model is not None else None
     config = follow_pretrained(config, pretrained) if pretrained is not None else config
     with hold_run_dir(accelerator, config) as folder:
-        checkpoint = find_resumed(config, accelerator, Trainer.command)
         train_rows, validation_rows = _load_rows(config)
+        config = fit_model_settings(config, len(train_rows), accelerator)
+        checkpoint = find_resumed(config, accelerator, Trainer.command)
         vqvae = config.tokenizer and load_tokenizer(config.tokenizer)
         model_config = build_model_config(config, train_rows, vqvae, pretrained)
         for rows in filter(None, (train_rows, validation_rows)):

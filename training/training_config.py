@@ -35,7 +35,7 @@ def model_class(model_type: str) -> type:
 
 @dataclass(kw_only=True)
 class TrainingConfig(RunConfig):
-    """Settings of `train`; every field is an option of `randar-hf train`. The defaults are the published L model."""
+    """Settings of `train`; every field is an option of `randar-hf train`."""
 
     SCHEDULES: ClassVar[tuple[str, ...]] = tuple(ALL_SCHEDULES)
 
@@ -59,10 +59,10 @@ class TrainingConfig(RunConfig):
     annealing_end: int | None = setting(
         MODEL, "step from which no image is permuted; three quarters of max_steps for rar", None
     )
-    hidden_size: int | None = setting(MODEL, "width of the model; the published L's", None)
-    intermediate_size: int | None = setting(MODEL, "width inside the feed-forward blocks; the published L's", None)
-    num_hidden_layers: int | None = setting(MODEL, "layers; the published L's", None)
-    num_attention_heads: int | None = setting(MODEL, "attention heads; the published L's", None)
+    hidden_size: int | None = setting(MODEL, "width of the model; the preset's by default", None)
+    intermediate_size: int | None = setting(MODEL, "width inside the feed-forward blocks; the preset's", None)
+    num_hidden_layers: int | None = setting(MODEL, "layers; the preset's by default", None)
+    num_attention_heads: int | None = setting(MODEL, "attention heads; the preset's by default", None)
     position_instruction: str | None = setting(
         MODEL, "rope (the default), dense, merge or none; of randar alone", None
     )
@@ -73,13 +73,11 @@ class TrainingConfig(RunConfig):
     attention_dropout: float | None = setting(MODEL, "dropout on attention weights; 0 for randar, 0.1 for rar", None)
 
     gradient_accumulation_steps: int = setting(STEPS, "forward passes per optimizer step", 1)
-    max_steps: int = setting(STEPS, "optimizer steps", 360_000)
     lr_schedule: str | None = setting(
         STEPS,
         "cosine, linear, constant or constant_linear after the warm-up; constant_linear with patience, else cosine",
         None,
     )
-    warmup_steps: int = setting(STEPS, "optimizer steps of linear warm-up", 50_000)
     decay_start: int | None = setting(
         STEPS, "step from which constant_linear decays; four fifths of max_steps, of that schedule alone", None
     )
@@ -125,7 +123,8 @@ class TrainingConfig(RunConfig):
         if self.annealing_start is not None:
             return Annealing(order, self.annealing_start, self.annealing_end)
         if is_rar and order != "random" and self.pretrained_model is None:
-            return Annealing(order, self.max_steps // 2, self.max_steps * 3 // 4)
+            steps = self.max_steps or 0  # open until the data are known
+            return Annealing(order, steps // 2, steps * 3 // 4)
         return Annealing(order)
 
     @property
@@ -143,7 +142,7 @@ class TrainingConfig(RunConfig):
             raise ValueError(
                 f"`final_learning_rate` must be 0 for {self.lr_schedule!r}, got {self.final_learning_rate}"
             )
-        if not 0 <= self.final_learning_rate <= self.learning_rate:
+        if not 0 <= self.final_learning_rate <= (self.learning_rate or math.inf):
             raise ValueError(
                 f"`final_learning_rate` must be at least 0 and at most `learning_rate`, {self.learning_rate}, got "
                 f"{self.final_learning_rate}"
@@ -154,6 +153,8 @@ class TrainingConfig(RunConfig):
                     f"`decay_start` must be None for the schedule {self.lr_schedule!r}, got {self.decay_start}"
                 )
             return
+        if None in (self.warmup_steps, self.max_steps):
+            return  # until the data are known
         if self.decay_start is None:
             self.decay_start = max(self.warmup_steps, self.max_steps * 4 // 5)
         if not self.warmup_steps <= self.decay_start < self.max_steps:

@@ -11,9 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text in quotes"}
 
 
-def setting(panel: str, help: str, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
+def setting(panel: str, help: str, default: Any = MISSING) -> Any:
     """A field of a settings class, with what `--help` tells of it and the group in which it does."""
-    return field(default=default, default_factory=default_factory, metadata={"help": help, "panel": panel})
+    return field(default=default, metadata={"help": help, "panel": panel})
 
 
 def check_fields(config) -> None:
@@ -57,16 +57,16 @@ def typed_value(name: str, hint: Any, value: Any) -> Any:
 
 
 def check_positive(config, *names: str) -> None:
-    """Raise a `ValueError` for the first of the named fields of `config` that is not above 0."""
+    """Raise a `ValueError` for the first of the named fields of `config` that is given and not above 0."""
     for name in names:
-        if not (value := getattr(config, name)) > 0:
+        if (value := getattr(config, name)) is not None and not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}")
 
 
 def check_not_negative(config, *names: str) -> None:
-    """Raise a `ValueError` for the first of the named fields of `config` that is below 0."""
+    """Raise a `ValueError` for the first of the named fields of `config` that is given and below 0."""
     for name in names:
-        if not (value := getattr(config, name)) >= 0:
+        if (value := getattr(config, name)) is not None and not value >= 0:
             raise ValueError(f"`{name}` must be at least 0, got {value}")
 
 

@@ -164,7 +164,7 @@ def test_every_order_trains(settings, read_metrics, model_type, order):
 def test_validation_is_in_the_order_of_generation(settings, monkeypatch, model_type, order):
     loaders, make_loader = [], Trainer._validation_loader
     monkeypatch.setattr(Trainer, "_validation_loader", lambda *a: loaders.append(make_loader(*a)) or loaders[-1])
-    settings |= {"max_steps": 1, "validation_split": "validation"}
+    settings |= {"max_steps": 1, "warmup_steps": 1, "validation_split": "validation"}
     train(TrainingConfig(**settings, model_type=model_type, order=order))
     orders = loaders[0].dataset.tensors[2]
     assert is_permuted(orders).all() if order == "random" else orders.equal(make_order(order, 4, 4, 6))
@@ -214,7 +214,7 @@ def test_defaults_are_the_published_ones(settings):
     assert TrainingConfig(**paths, order="z_curve").annealing == Annealing("z_curve")
     assert TrainingConfig(**paths, model_type="rar", order="random").annealing == Annealing("random")
     assert not rar.model_fields and not TrainingConfig(**paths).model_fields
-    folder = train(TrainingConfig(**{**settings, "max_steps": 1}, model_type="rar", attention_dropout=0.2))
+    folder = train(TrainingConfig(**{**settings, "max_steps": 2}, model_type="rar", attention_dropout=0.2))
     config = RARForCausalLM.from_pretrained(folder).config
     assert (config.hidden_size, config.num_hidden_layers, config.attention_dropout) == (16, 1, 0.2)
     assert config.mlp_dropout == RARConfig().mlp_dropout == RandARConfig().mlp_dropout

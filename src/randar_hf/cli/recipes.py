@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import Field
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -51,7 +51,7 @@ def recipe_option(setting: Field, kind: type) -> Any:
     options = {"help": setting.metadata["help"], "rich_help_panel": setting.metadata["panel"]}
     if kind is bool:
         return Annotated[str, typer.Option(**options, parser=_read_boolean, metavar=BOOLEAN)]
-    if type(None) in get_args(kind):
+    if type(None) in get_args(kind) and get_origin(get_args(kind)[0]) is not list:
         options |= {"parser": partial(_read_optional, get_args(kind)[0])}
     return Annotated[kind, typer.Option(**options)]
 
