@@ -34,6 +34,7 @@ def measure(
     known_tokens: int = 0,
     model_type: str = "randar",
     speculative_window: int | None = None,
+    pack_weights: bool = False,
 ) -> dict[str, Any]:
     """
     Time the generation of tokens; the image decoder is not run, as in the paper's Table 4.
@@ -56,6 +57,7 @@ def measure(
         model_type (`str`): `"randar"` or `"rar"`.
         speculative_window (`int`, *optional*): of lossless decoding, instead of steps. With random weights guesses
             seldom come true, so it tells what a pass costs and not how many there are: see [`count_passes`].
+        pack_weights (`bool`): call [`~randar_hf.packing.PackingMixin.pack_weights`] first.
 
     Returns:
         `dict`: the settings, median seconds of a batch, images and tokens per second, bytes of weights and of the full
@@ -71,6 +73,8 @@ def measure(
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
     model: Any = random_model(model_type, size, getattr(torch, dtype), device)
+    if pack_weights:
+        model.pack_weights()
     config = model.config
     height, width = config.grid if grid_size is None else check_grid_size(grid_size)
     num_tokens = height * width
@@ -106,6 +110,7 @@ def measure(
         "guidance_scale": guidance_scale,
         "dtype": dtype,
         "device": device,
+        "packed_weights": pack_weights,
         "threads": torch.get_num_threads(),
         "seconds": median,
         "seconds_min": min(seconds),

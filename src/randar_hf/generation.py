@@ -372,7 +372,7 @@ class RandARGenerationMixin(GenerationPlanMixin):
             raise ValueError(
                 "`tokens` of a state may be replaced where they are decoded, got tokens at positions that are not."
             )
-        if not_finite and not all(parameter.isfinite().all() for parameter in self.parameters()):
+        if not_finite and not all(weight.isfinite().all() for weight in self.state_dict().values()):
             raise ValueError("`logits` must be finite, got NaN or infinity: the model's weights hold such numbers.")
         if not_finite:
             raise ValueError(

@@ -30,6 +30,7 @@ from .generation import RandARGenerationMixin
 from .inputs import check_keywords, complete_inputs, drop_classes, find_context, read_slots
 from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
+from .packing import PackingMixin
 from .resampling import RandARResamplingMixin
 from .rotary import grid_positions, rotary_table_at, rotate
 
@@ -154,7 +155,7 @@ class RandARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_dropout(transformed)
 
 
-class RandARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PreTrainedModel):
+class RandARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PackingMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RandAR models."""
 
     config: RandARConfig

@@ -31,6 +31,7 @@ from .layout import Layout, SequenceForm, training_layout
 from .linear import Linear, ZeroLinear
 from .modeling_randar import eager_attention_forward
 from .orders import make_order
+from .packing import PackingMixin
 from .resampling import RandARResamplingMixin
 
 
@@ -134,7 +135,7 @@ class RARDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + mlp_gate * transformed
 
 
-class RARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PreTrainedModel):
+class RARPreTrainedModel(CardMixin, DeviceMapMixin, RandARFeatureMixin, PackingMixin, PreTrainedModel):
     """Weights, capabilities and initialisation shared by the RAR models."""
 
     config: RARConfig

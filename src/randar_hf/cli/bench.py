@@ -25,6 +25,9 @@ def bench(
     ] = None,
     known_tokens: Annotated[int, typer.Option(help="tokens of each image that are given")] = 0,
     speculative_window: Annotated[int | None, typer.Option(help="lossless decoding, instead of --steps")] = None,
+    pack_weights: Annotated[
+        bool, typer.Option("--pack-weights", help="lay the weights out for the products of a CPU first")
+    ] = False,
     passes: Annotated[
         bool, typer.Option("--passes", help="count the passes of lossless decoding with the shipped model")
     ] = False,
@@ -57,8 +60,8 @@ def bench(
         "device": device,
     }
     generation: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "grid_size": grid_size}
-    generation |= {"known_tokens": known_tokens, "speculative_window": speculative_window, "passes": passes}
-    generation |= {"table": table}
+    generation |= {"known_tokens": known_tokens, "speculative_window": speculative_window}
+    generation |= {"pack_weights": pack_weights, "passes": passes, "table": table}
     training: dict[str, Any] = {"compile": compile, "no_activation_checkpointing": no_activation_checkpointing}
     training |= {"gradient_accumulation_steps": gradient_accumulation_steps, "published": published}
     _check_kind(train, generation, training)
