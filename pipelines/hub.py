@@ -59,7 +59,9 @@ def check_no_adapter(pipeline: DiffusionPipeline):
 class HubMixin(PipelineHost):
     """Gives a pipeline's folder its card and `pipeline.py`, wherever it is saved or pushed to."""
 
-    def make_card(self, repo_id: str, origin: Origin | None = None, has_code: bool = False) -> ModelCard:
+    def make_card(
+        self, repo_id: str, origin: Origin | None = None, has_code: bool = False, results: str | None = None
+    ) -> ModelCard:
         """
         The model card of this pipeline.
 
@@ -67,6 +69,7 @@ class HubMixin(PipelineHost):
             repo_id (`str`): what `from_pretrained` is to be called with.
             origin ([`~randar_hf.cards.Origin`], *optional*): of published weights.
             has_code (`bool`): whether the code lies beside the weights.
+            results (`str`, *optional*): what was measured, of a pipeline without an origin.
 
         Returns:
             `huggingface_hub.ModelCard`: the card. A pipeline loaded from a folder keeps the card that lies there,
@@ -91,6 +94,7 @@ class HubMixin(PipelineHost):
             origin=origin,
             has_code=has_code,
             examples=[each.split(",")[0] for each in list(self.id2label.values())[:3]],
+            results=results,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):

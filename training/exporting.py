@@ -22,6 +22,7 @@ from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoi
 from .data.token_files import load_tokenizer
 from .lora import add_adapter, merge_adapter
 from .previews import make_pipeline
+from .run_report import results_of
 from .run_settings import RUN_FILE
 from .training_config import TrainingConfig, model_class
 
@@ -76,7 +77,8 @@ def export_run(
     with replacing(output) as folder:
         result.save_pretrained(folder)
         if not is_tokenizer:
-            result.make_card(output.resolve().name).save(folder / "README.md")
+            results = results_of(run, chosen.progress)
+            result.make_card(output.resolve().name, results=results).save(folder / "README.md")
     return output
 
 

@@ -24,6 +24,8 @@ FILES = (
     ".checkpoint-*",
     "generation_config.json",
     "previews",
+    "validation.png",
+    "README.md",
     "pipeline",
     "adapter",
     "tokenizer",

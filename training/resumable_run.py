@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
+from PIL import Image
 
 from .accelerator import endless_batches, start_trackers
 from .checkpoints import (
@@ -27,12 +29,14 @@ from .failures import TrainingError
 from .optimization import NonFiniteGuard
 from .outputs import claim_output_dir, drop_later_lines
 from .run_config import RunConfig
+from .run_report import results_of, write_report
 from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
 
 
 logger = logging.getLogger(__name__)
+IMAGE_TRACKERS = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # what they are told of images
 
 
 def find_resumed(config: RunConfig, accelerator: Accelerator, command: str) -> Checkpoint | None:
@@ -217,6 +221,22 @@ class ResumableRun(ABC):
             line = {name: value if math.isfinite(value) else None for name, value in line.items()}
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def show(self, image: Image.Image) -> None:
+        """Save an image of the present step in the folder and hand it to the trackers that take images."""
+        path = self.folder / "previews" / f"step-{self.progress.step}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in IMAGE_TRACKERS:
+                pixels = np.asarray(image)[None]  # (1, H, W, 3)
+                tracker.log_images({"previews": pixels}, step=self.progress.step, **IMAGE_TRACKERS[tracker.name])
+
+    def report(self, kind: str, result: Path, card: str, command: str) -> None:
+        """Write the run's `README.md`, and print its last line: what was made, how good, where, and what is next."""
+        write_report(self.folder, card, command)
+        results = results_of(self.folder, self.progress) or f"{self.progress.step:,} steps, not validated."
+        print(f"{kind} in {str(result)!r}. {results} Next: {command}")
 
     def note_validation(self, loss: float) -> None:
         """Keep the present step as the best one if its validation loss, the same on every process, is the lowest."""

@@ -9,13 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import VQModel
-from torch.nn import functional as F
-
-from randar_hf.vq import decode, encode
 
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
+from .curves import save_curves
 from .data.pixels import BadImages, PixelRows
 from .data.reading import load_rows
 from .failures import explain_failures
@@ -24,6 +22,8 @@ from .outputs import hold_run_dir, write_json
 from .presets import fit_tokenizer_settings
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
+from .run_report import next_command, results_of
+from .tokenizer_evaluation import draw_reconstructions, evaluate_tokenizer
 from .tokenizer_training_config import TokenizerTrainingConfig
 
 
@@ -128,12 +128,19 @@ class TokenizerRun(ResumableRun):
             self.log_training({"reconstruction": reconstruction, "commitment": commitment}, gradient_norm)
             bar.set_postfix(reconstruction=f"{reconstruction:.4f}")
         if self.validation_loader is not None and self.is_time(config.validation_steps):
-            metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
-            self.model.train()
-            self.log(metrics)
-            self.note_validation(metrics["validation_loss"])
+            self.validate()
         if self.is_time(config.checkpointing_steps):
             self.save()
+
+    def validate(self) -> None:
+        """Log what the validation split gives, and show some of it."""
+        metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
+        self.log(metrics)
+        if self.accelerator.is_main_process:
+            self.show(draw_reconstructions(self.vqvae, self.validation_loader.dataset))
+            save_curves(self.folder)
+        self.model.train()
+        self.note_validation(metrics["validation_loss"])
 
     def describe(self, folder: Path) -> None:
         """Write the configuration of the tokenizer into a checkpoint."""
@@ -152,41 +159,14 @@ class TokenizerRun(ResumableRun):
             self.vqvae.save_pretrained(self.folder)
             if metrics:
                 write_json(self.folder / "metrics.json", metrics)
+            parameters = sum(parameter.numel() for parameter in self.vqvae.parameters())
+            kind = f"VQModel with {parameters:,} parameters and {self.config.codebook_size:,} codes"
+            results = results_of(self.folder, self.progress) or "Nothing was measured: there was no validation split."
+            card = f"# {self.folder.resolve().name}\n\nA tokenizer, {kind}.\n\n## Results\n\n{results}"
+            self.report(kind, self.folder, card, next_command(self.folder, self.config))
         self.accelerator.wait_for_everyone()
         return metrics
 
     def _generator(self) -> torch.Generator:
         """What the codebook draws from after the steps done so far, so that a resumed run draws the same."""
         return torch.Generator().manual_seed(key_seed(self.config.seed, self.progress.step, CODES))
-
-
-@torch.no_grad()
-def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict:
-    """Means over the images of a prepared loader, and the number of codebook entries they use.
-
-    Returns:
-        `{"validation_loss": absolute plus squared error, "psnr": dB, "used_codes": entries}`.
-    """
-    model.eval()
-    vqvae = accelerator.unwrap_model(model)
-    errors, losses, used = (
-        [],
-        [],
-        torch.zeros(vqvae.config.num_vq_embeddings, dtype=torch.long, device=accelerator.device),
-    )
-    for batch in loader:
-        pixels = batch["pixels"]
-        tokens = encode(vqvae, pixels)  # (B, h, w)
-        restored = decode(vqvae, tokens)  # (B, 3, H, W)
-        difference = restored.float() - pixels
-        loss = (difference.abs() + difference.square()).mean((1, 2, 3))  # (B,)
-        error = F.mse_loss(restored.clamp(-1, 1), pixels, reduction="none").mean((1, 2, 3))  # (B,)
-        errors.append(accelerator.gather_for_metrics(error))
-        losses.append(accelerator.gather_for_metrics(loss))
-        used += torch.bincount(tokens.flatten(), minlength=len(used))
-    psnr = 10 * torch.log10(4 / torch.cat(errors).clamp(min=1e-12))  # pixels span 2, so the peak's square is 4
-    return {
-        "validation_loss": torch.cat(losses).double().mean().item(),
-        "psnr": psnr.mean().item(),
-        "used_codes": int((accelerator.reduce(used) > 0).sum()),
-    }

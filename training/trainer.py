@@ -11,10 +11,12 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from randar_hf.cards import make_card
 from randar_hf.orders import make_order
 
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import Checkpoint, last_checkpoint
+from .curves import save_curves
 from .data.reading import load_rows
 from .data.token_files import (
     check_codes,
@@ -32,9 +34,10 @@ from .model_building import build_model, build_model_config
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir
 from .presets import fit_model_settings
-from .previews import make_pipeline, save_preview
+from .previews import draw_preview, make_pipeline
 from .randomness import KeyedSamples, collate, seed_masks
 from .resumable_run import ResumableRun, find_resumed
+from .run_report import next_command, results_of
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .training_config import TrainingConfig
@@ -194,10 +197,11 @@ class Trainer(ResumableRun):
             if self.vqvae is not None:
                 model = self.current_model()
                 if self.accelerator.is_main_process:
-                    path = self.folder / "previews" / f"step-{self.progress.step}.png"
                     vqvae = self.vqvae.to(self.accelerator.device)
-                    save_preview(model.eval(), vqvae, path, self.config.seed)
+                    self.show(draw_preview(model.eval(), vqvae, self.config.seed))
         self.model.train()
+        if self.accelerator.is_main_process:
+            save_curves(self.folder)
         step, annealing = self.progress.step, self.annealing
         if loss is not None and (step >= annealing.end or annealing.start >= self.config.max_steps):
             self.note_validation(loss)
@@ -224,15 +228,30 @@ class Trainer(ResumableRun):
                 push(written, self.config.push_to_hub, self.folder)
 
     def _write_model(self, model):
-        """Write model, adapter and, if the tokenizer is at hand, pipeline; returns the pipeline, or else the model."""
+        """Write model, adapter and, if the tokenizer is at hand, pipeline, and tell of it.
+
+        Returns:
+            The pipeline, or else the model.
+        """
         if self.config.lora_rank is not None:
             save_adapter(self._unwrapped(), self.folder / ADAPTER_FOLDER)
         model.save_pretrained(self.folder)
+        results = results_of(self.folder, self.progress)
+        label = model.config.id2label[0]
         if self.vqvae is None:
-            return model
-        pipeline = make_pipeline(model, self.vqvae)
-        pipeline.save_pretrained(self.folder / "pipeline")
-        return pipeline
+            written, folder = model, self.folder
+            card = make_card(
+                folder.resolve().name, model.config, model.generation_config, model.num_parameters(), results=results
+            )
+        else:
+            written, folder = make_pipeline(model, self.vqvae), self.folder / "pipeline"
+            written.save_pretrained(folder)
+            card = written.make_card("pipeline", results=results)
+            card.save(folder / "README.md")
+        kind = f"{type(written).__name__} with {model.num_parameters():,} parameters"
+        command = next_command(self.folder, self.config, None if written is model else folder, label)
+        self.report(kind, folder, str(card), command)
+        return written
 
     def current_model(self):
         """The model to save or to draw with, for the main process; called on every process.

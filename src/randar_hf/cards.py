@@ -136,7 +136,7 @@ As its authors report them, for images of 256 x 256 pixels (50,000 of them, agai
 
 {{ origin.limits }}
 {%- else -%}
-None are reported on this card.
+{{ results or "None are reported on this card." }}
 {%- endif %}
 
 ## Limits
@@ -219,6 +219,7 @@ def make_card(
     origin: Origin | None = None,
     has_code: bool = False,
     examples: Sequence[str] = (),
+    results: str | None = None,
 ) -> ModelCard:
     """
     The card of a model or, with `pixels`, of a pipeline.
@@ -233,6 +234,7 @@ def make_card(
         origin ([`Origin`], *optional*): of published weights.
         has_code (`bool`): whether the code lies beside the weights, so that `randar_hf` need not be installed.
         examples (`Sequence[str]`): class names for the widget of the Hub.
+        results (`str`, *optional*): what was measured, of a model without an origin.
 
     Returns:
         `huggingface_hub.ModelCard`: the card, rendered.
@@ -275,6 +277,7 @@ def make_card(
         vocab_size=config.vocab_size,
         generation=generation_config,
         citation=family.citation,
+        results=results,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import VQModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -20,7 +21,7 @@ from randar_hf.training.trainer import Trainer
 @pytest.fixture
 def settings(training_settings, tokenizer_folder, monkeypatch):
     """Six steps, each validated, without previews."""
-    monkeypatch.setattr(trainer, "save_preview", lambda *_: None)
+    monkeypatch.setattr(trainer, "draw_preview", lambda *_: Image.new("RGB", (8, 8)))
     more = {"tokenizer": str(tokenizer_folder), "validation_split": "validation", "validation_steps": 1}
     return {**training_settings, **more}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import VQModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -16,9 +17,10 @@ from randar_hf import vq
 from randar_hf.training import TokenizerTrainingConfig, TrainingConfig, train, train_tokenizer
 from randar_hf.training.codebook import CodebookKeeper, seed_codebook
 from randar_hf.training.failures import TrainingError
+from randar_hf.training.tokenizer_evaluation import structural_similarity
 
 
-def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings, tmp_path):
+def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings, tmp_path, capsys):
     config = TokenizerTrainingConfig(
         dataset=str(image_parquet),
         output_dir=str(tmp_path / "tokenizer"),
@@ -27,7 +29,12 @@ def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings
         **{**small_tokenizer_settings, "max_steps": 60, "learning_rate": 1e-2},
     )
     metrics = train_tokenizer(config)
-    assert metrics["psnr"] > 8 and 1 < metrics["used_codes"] <= 16
+    assert metrics["psnr"] > 8 and 0 < metrics["ssim"] < 1 and 1 < metrics["used_codes"] <= 16
+    assert Image.open(tmp_path / "tokenizer" / "previews" / "step-60.png").size == (6 * 16, 2 * 16)
+    last = capsys.readouterr().out.splitlines()[-1]
+    said = f"PSNR of {metrics['psnr']:.2f} dB and an SSIM of {metrics['ssim']:.3f} after 60 steps, the best of the run"
+    assert said in last and said in (tmp_path / "tokenizer" / "README.md").read_text()
+    assert last.startswith("VQModel with ") and f"Next: randar-hf tokenize --dataset {image_parquet} --tok" in last
     vqvae = VQModel.from_pretrained(tmp_path / "tokenizer")
     tokens = vq.encode(vqvae, torch.zeros(1, 3, 16, 16))
     assert tokens.shape == (1, 4, 4) and vq.decode(vqvae, tokens).shape == (1, 3, 16, 16)
@@ -141,6 +148,24 @@ def test_a_run_is_resumed_with_its_own_settings_alone(settings, token_folder):
         train(TrainingConfig(dataset=str(token_folder), output_dir=settings["output_dir"], **resume))
     with pytest.raises(ValueError, match="`resume` and `overwrite` must not both be given"):
         TokenizerTrainingConfig(**settings, overwrite=True, **resume)
+
+
+def test_structural_similarity_is_that_of_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.rand(2, 3, 13, 11, generator=generator) * 2 - 1
+    second = (first + 0.3 * torch.randn(first.shape, generator=generator)).clamp(-1, 1)
+    weights = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
+    weights = weights[:, None] * weights / weights.sum() ** 2
+    values = []
+    for row in range(3):  # the windows of the first image's second colour
+        x, y = ((image[0, 1, row : row + 11] + 1) / 2 for image in (first, second))
+        mx, my = ((weights * part).sum() for part in (x, y))
+        vx, vy, xy = ((weights * part).sum() for part in ((x - mx) ** 2, (y - my) ** 2, (x - mx) * (y - my)))
+        values.append((2 * mx * my + 1e-4) * (2 * xy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)))
+    first, second = (image[:1, 1:2].expand(1, 3, 13, 11) for image in (first, second))
+    assert_close(structural_similarity(first, second), torch.stack(values).mean()[None])
+    assert_close(structural_similarity(first, first), torch.ones(1))
+    assert structural_similarity(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)).isfinite().all()
 
 
 def test_codebook_starts_from_encoder_outputs_and_unused_codes_start_over():

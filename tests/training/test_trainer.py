@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from randar_hf import RandARForCausalLM
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.trainer import Trainer
 
 
-def test_run_writes_model_checkpoints_metrics_and_previews(training_settings, tokenizer_folder, read_metrics):
+def test_run_writes_model_checkpoints_metrics_previews_and_report(
+    training_settings, tokenizer_folder, read_metrics, capsys
+):
     config = TrainingConfig(**training_settings, tokenizer=str(tokenizer_folder), validation_split="validation")
     folder = train(config)
     model = RandARForCausalLM.from_pretrained(folder)
@@ -22,7 +26,15 @@ def test_run_writes_model_checkpoints_metrics_and_previews(training_settings, to
     assert model.generation_config.num_inference_steps == 6  # 88 of 256, scaled to 16 tokens
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
     assert (folder / "previews" / "step-6.png").is_file()
-    assert "validation_loss" in read_metrics(folder)[-1]
+    loss = read_metrics(folder)[-1]["validation_loss"]
+    assert Image.open(folder / "validation.png").size == (640, 400)
+    said = f"Validation loss of {loss:.3f} nats per token after 6 steps, the best of the run."
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("RandARPipeline with ") and said in last
+    assert last.endswith(f"Next: randar-hf generate across --model {folder / 'pipeline'}")
+    for readme in (folder / "README.md", folder / "pipeline" / "README.md"):
+        assert said in readme.read_text()
+    assert "![step-6](previews/step-6.png)" in (folder / "README.md").read_text()
 
 
 def test_old_checkpoints_go_beyond_the_limit(training_settings):
@@ -97,9 +109,12 @@ def test_learning_rate_counts_optimizer_steps(training_settings, read_metrics):
     assert rates == pytest.approx([5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3, 0.0])
 
 
-def test_mixed_precision_and_tensorboard(training_settings):
-    folder = train(TrainingConfig(**training_settings, mixed_precision="bf16", report_to="tensorboard"))
-    assert list(folder.rglob("events.out.tfevents.*"))
+def test_mixed_precision_and_tensorboard(training_settings, tokenizer_folder):
+    shown = {"tokenizer": str(tokenizer_folder), "report_to": "tensorboard"}
+    folder = train(TrainingConfig(**training_settings, **shown, mixed_precision="bf16"))
+    (events,) = [path for path in folder.rglob("events.out.tfevents.*") if b"previews" in path.read_bytes()]
+    images = EventAccumulator(str(events), {"images": 0}).Reload().Images("previews")
+    assert [(image.step, image.width, image.height) for image in images] == [(6, 2 * 16, 4 * 16)]
 
 
 def test_another_run_is_not_overwritten_unless_asked(training_settings):
