@@ -65,6 +65,8 @@ def build_model(
             load_pretrained_weights(model, pretrained)
     model.generation_config.order = config.annealing.order
     model.generation_config.num_inference_steps = decoding_steps(config, model_config.num_tokens)
+    if model_config.num_classes == 1:
+        model.generation_config.guidance_scale = 1.0  # there is nothing to guide towards
     if config.lora_rank is not None:
         model = add_adapter(model, config.lora_rank)
     if config.activation_checkpointing:

@@ -33,6 +33,7 @@ from .run_report import results_of, write_report
 from .run_settings import check_resumed_settings
 from .sharding import whole_tensor
 from .signals import Interrupted, StopSignals
+from .watching import LossWatch, StepTimes
 
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class ResumableRun(ABC):
         self.saved_step = None
         self.losses = []  # of the training steps since the last log line; they stay on the device
         self.guard = NonFiniteGuard(optimizer.optimizer, accelerator.device)
+        self.loss_watch, self.step_times = LossWatch(accelerator, config.learning_rate), StepTimes(accelerator.device)
         self.parts: dict[str, Part] = {"schedule": schedule}  # of a checkpoint, beside what accelerate keeps
 
     @abstractmethod
@@ -154,11 +156,13 @@ class ResumableRun(ABC):
         walk = endless_batches(self.loader, progress.epoch, progress.batch)
         with bar, StopSignals(self.accelerator) as signals, closing(walk) as batches:
             for epoch, number, batch in batches:
-                gradient_norm = self.training_step(batch, epoch)
+                with self.step_times:
+                    gradient_norm = self.training_step(batch, epoch)
                 progress.epoch, progress.batch = epoch, number + 1
                 if not self.accelerator.sync_gradients:
                     continue
                 progress.step += 1
+                self.loss_watch.note(progress.step, self.losses[-1].flatten()[0])
                 bar.update()
                 self.after_step(gradient_norm, bar)
                 if self.is_over:

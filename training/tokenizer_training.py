@@ -25,6 +25,7 @@ from .resumable_run import ResumableRun, find_resumed
 from .run_report import next_command, results_of
 from .tokenizer_evaluation import draw_reconstructions, evaluate_tokenizer
 from .tokenizer_training_config import TokenizerTrainingConfig
+from .watching import compare_precision
 
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
         bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
         loaders = _loaders(config, *rows, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
-            run = TokenizerRun(config, accelerator, build_tokenizer(config), *loaders)
+            vqvae = build_tokenizer(config)
+            image = torch.zeros(1, 3, config.image_size, config.image_size)
+            compare_precision(accelerator, config.mixed_precision, lambda: vqvae(image).sample.square().mean())
+            vqvae.zero_grad()
+            run = TokenizerRun(config, accelerator, vqvae, *loaders)
             run.run(checkpoint)
             metrics = run.finish()
             if accelerator.is_main_process and (count := len(bad.names())):

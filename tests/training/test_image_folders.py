@@ -114,7 +114,6 @@ def test_slices_of_a_split(folder):
         (["a/1.png", "old.zip"], "it holds .*old.zip', which is not read; unpack it"),
         (["rows.parquet", "shard.tar"], "it holds .*rows.parquet' beside .*shard.tar'"),
         (["a/1.png", "metadata.csv"], "metadata.csv' has no column 'label', but file_name, text; add it, or move"),
-        (["1.png", "2.png"], "has no sub-folders, which would be the classes; move the images of each class"),
         (["train-cats.parquet", "dogs.parquet"], "'train-cats.parquet' tells of a split, but 'dogs.parquet' lies"),
     ],
 )

@@ -15,6 +15,7 @@ SPLITS = ("train", "validation", "test")
 # What folders of splits are called elsewhere; with classes below them they are no classes themselves.
 OTHER_SPLITS = {"training", "valid", "val", "dev", "testing", "eval", "evaluation"}
 SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+ONLY_CLASS = "image"  # of a folder without classes, where labels are asked for
 METADATA = {"metadata.csv": csv.read_csv, "metadata.jsonl": json.read_json, "metadata.parquet": parquet.read_table}
 
 
@@ -37,7 +38,8 @@ def load_image_folder(root: Path, split: str, label_column: str | None = None) -
     """The rows of a folder of image files, with `image` and, where there are classes, `label`.
 
     The sub-folders `train`, `validation` and `test` are splits where there are no others; a folder without them is
-    the split `train`. In a split, the sub-folders are the classes, and all files below one are of that class. A file
+    the split `train`. In a split, the sub-folders are the classes, and all files below one are of that class; without
+    sub-folders all files are of the class `"image"` where a label is asked for. A file
     `metadata.csv`, `.jsonl` or `.parquet` with the columns `file_name` and others is read instead.
 
     Args:
@@ -46,7 +48,7 @@ def load_image_folder(root: Path, split: str, label_column: str | None = None) -
         label_column: a column that must be there.
 
     Raises:
-        ValueError: there is no such split, no file or no label, or it is not clear what the folders mean.
+        ValueError: there is no such split, file or column, or it is not clear what the folders mean.
     """
     folders = split_folders(root)
     name = split.split("[")[0]
@@ -135,15 +137,13 @@ def _read_classes(folders: dict[str, Path], split: str, label_column: str | None
     found = read_image_folder(folders, split)
     if not found.files:
         raise ValueError(f"{str(folders[split])!r} holds no files")
-    if found.labels is None and label_column is not None:
-        raise ValueError(
-            f"{str(folders[split])!r} has no sub-folders, which would be the classes; move the images of each class "
-            "into a folder of its name, or all of them into one"
-        )
+    labels, names = found.labels, found.names
+    if labels is None and label_column is not None:
+        labels, names = [0] * len(found.files), [ONLY_CLASS]
     columns = {"image": list(map(str, found.files))}
     features = {"image": Image()}
-    if found.labels is not None:
-        columns["label"], features["label"] = found.labels, ClassLabel(names=found.names)
+    if labels is not None:
+        columns["label"], features["label"] = labels, ClassLabel(names=names)
     return Dataset.from_dict(columns, features=Features(features))
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from .images import Film, make_images, open_pipeline
-from .options import FilmOptions, Labels, NumImages, PipelineOptions, RandAROptions
+from .images import Film, make_images, only_label, open_pipeline
+from .options import FilmOptions, NumImages, PipelineOptions, RandAROptions, SomeLabels
 
 
 Orders = Annotated[
@@ -15,10 +15,10 @@ Orders = Annotated[
 
 
 def generate(
-    labels: Labels,
     sampling: RandAROptions,
     pipeline: PipelineOptions,
     sheet: FilmOptions,
+    labels: SomeLabels = None,
     num_images: NumImages = 1,
     compare_orders: Orders = None,
 ):
@@ -28,6 +28,7 @@ def generate(
         raise ValueError("`--order` must not be given with `--compare-orders`.")
     orders = [settings.pop("order", None)] if compare_orders is None else compare_orders.split(",")
     pipe = open_pipeline("RandARPipeline", pipeline, sampling)
+    labels = labels or only_label(pipe)
     settings |= {"num_images_per_prompt": num_images, "callback_on_step_end": film.callback}
     images, rows = [], []
     for order in orders:

@@ -74,6 +74,13 @@ def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions
     return pipe
 
 
+def only_label(pipe: "DiffusionPipeline") -> list[str]:
+    """The class of a model that has only one; a `ValueError` for any other model."""
+    if (count := pipe.transformer.config.num_classes) != 1:
+        raise ValueError(f"`labels` must be given for a model of {count} classes, got none.")
+    return ["0"]
+
+
 def make_images(
     pipe: "DiffusionPipeline", seed: int, labels: list[str], num_images: int = 1, **arguments
 ) -> list["Image"]:

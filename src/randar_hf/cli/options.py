@@ -12,6 +12,10 @@ from .recipes import recipe_option
 
 
 Label = Annotated[str, typer.Argument(help="class name or id", show_default=False)]
+SomeLabels = Annotated[
+    list[str] | None,
+    typer.Argument(help="class names or ids; may be left out for a model of one class", show_default=False),
+]
 Labels = Annotated[list[str], typer.Argument(help="class names or ids", show_default=False)]
 ImageFile = Annotated[str, typer.Argument(help="image file", show_default=False)]
 NumImages = Annotated[int, typer.Option(help="images for each label")]
