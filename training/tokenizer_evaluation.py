@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import VQModel
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -15,11 +16,14 @@ WINDOW, DEVIATION = 11, 1.5  # pixels; of SSIM's Gaussian
 
 
 @torch.no_grad()
-def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict:
+def evaluate_tokenizer(
+    accelerator: Accelerator, model: VQModel, loader, perceptual: nn.Module | None = None, weight: float = 1.0
+) -> dict:
     """Means over the images of a prepared loader, and the number of codebook entries they use.
 
     Returns:
-        `{"validation_loss": absolute plus squared error, "psnr": dB, "ssim": at most 1, "used_codes": entries}`.
+        `{"validation_loss": absolute plus squared error and `weight` of the perceptual distance, "psnr": dB, "ssim":
+        at most 1, "used_codes": entries}`.
     """
     model.eval()
     vqvae = accelerator.unwrap_model(model)
@@ -30,6 +34,8 @@ def evaluate_tokenizer(accelerator: Accelerator, model: VQModel, loader) -> dict
         restored = decode(vqvae, tokens).float()  # (B, 3, H, W)
         difference = restored - pixels
         loss = (difference.abs() + difference.square()).mean((1, 2, 3))  # (B,)
+        if perceptual is not None:
+            loss = loss + weight * perceptual(restored, pixels)
         error = F.mse_loss(restored.clamp(-1, 1), pixels, reduction="none").mean((1, 2, 3))  # (B,)
         psnr = 10 * torch.log10(4 / error.clamp(min=1e-12))  # pixels span 2, so the peak's square is 4
         row = torch.stack([loss, psnr, structural_similarity(restored.clamp(-1, 1), pixels)], dim=1)  # (B, 3)

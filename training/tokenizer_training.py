@@ -16,9 +16,11 @@ from .codebook import CodebookKeeper, seed_codebook
 from .curves import save_curves
 from .data.pixels import BadImages, PixelRows
 from .data.reading import load_rows
+from .discriminator import Adversary
 from .failures import explain_failures
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir, write_json
+from .perceptual import PerceptualDistance
 from .presets import fit_tokenizer_settings
 from .randomness import CODES, key_seed
 from .resumable_run import ResumableRun, find_resumed
@@ -52,9 +54,9 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     """Train a tokenizer and write it as a folder for `VQModel.from_pretrained`.
 
     Loss: absolute plus squared error of the pixels, plus the codebook and commitment loss of van den Oord et al.
-    2017, equation 3, as `diffusers` computes it. For an image that cannot be read the next one is taken, and
-    `skipped.jsonl` lists it. A run that is resumed ends with the same weights as one that was
-    never stopped. The folder also holds `metrics.jsonl`, `run.json` and checkpoints.
+    2017, equation 3, as `diffusers` computes it, and if asked for a perceptual and an adversarial term. For an image
+    that cannot be read the next one is taken, and `skipped.jsonl` lists it. A run that is resumed ends with the same
+    weights as one that was never stopped. The folder also holds `metrics.jsonl`, `run.json` and checkpoints.
 
     Returns:
         What `evaluate_tokenizer` gives on the validation split, also written to `metrics.json`; empty without one.
@@ -111,6 +113,13 @@ class TokenizerRun(ResumableRun):
         self.validation_loader = validation_loader and accelerator.prepare(validation_loader)
         self.keeper = CodebookKeeper(vqvae)
         self.parts["keeper"] = self.keeper
+        self.adversary = None if config.discriminator_start is None else Adversary(accelerator, config)
+        self.perceptual = None
+        if config.perceptual_network is not None:
+            self.perceptual = PerceptualDistance(config.perceptual_network).to(accelerator.device)
+        self.loss_names = ["reconstruction", "commitment"]
+        self.loss_names += ["perceptual"] * (self.perceptual is not None)
+        self.loss_names += ["adversarial", "discriminator"] * (self.adversary is not None)
 
     def training_step(self, batch: dict, epoch: int) -> torch.Tensor:
         """One step: the codebook's beginning, if it is the first, then forward, loss, gradient and update."""
@@ -120,8 +129,23 @@ class TokenizerRun(ResumableRun):
         output = self.model(pixels)
         difference = output.sample.float() - pixels
         reconstruction = difference.abs().mean() + difference.square().mean()
-        self.losses.append(torch.stack([reconstruction, output.commit_loss]).detach())
-        return self.update(reconstruction + self.config.commitment_weight * output.commit_loss)
+        losses, error = {"reconstruction": reconstruction, "commitment": output.commit_loss}, reconstruction
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(output.sample.float(), pixels).mean()
+            error = error + self.config.perceptual_weight * losses["perceptual"]
+        loss = error + self.config.commitment_weight * output.commit_loss
+        is_on = self.adversary is not None and self.progress.step >= self.config.discriminator_start
+        if is_on:
+            last = self.vqvae.decoder.conv_out.weight
+            losses["adversarial"] = self.adversary.generator_loss(output.sample.float(), error, last)
+            loss = loss + losses["adversarial"]
+        gradient_norm = self.update(loss)
+        if is_on:
+            rate = self.schedule.get_last_lr()[0]
+            losses["discriminator"] = self.adversary.learn(pixels, output.sample.float(), rate)
+        nothing = torch.full_like(reconstruction, float("nan"))  # of a term that is not on yet
+        self.losses.append(torch.stack([losses.get(name, nothing) for name in self.loss_names]).detach())
+        return gradient_norm
 
     def after_step(self, gradient_norm: torch.Tensor, bar) -> None:
         """Look after the codebook, log and save when it is time."""
@@ -129,23 +153,32 @@ class TokenizerRun(ResumableRun):
         if step % config.restart_steps == 0 and step < 0.8 * config.max_steps:
             self.keeper.replace_unused(self.accelerator, self._generator())
         if self.is_time(config.logging_steps):
-            reconstruction, commitment = self.mean_losses().tolist()
-            self.log_training({"reconstruction": reconstruction, "commitment": commitment}, gradient_norm)
-            bar.set_postfix(reconstruction=f"{reconstruction:.4f}")
+            losses = dict(zip(self.loss_names, self.mean_losses().tolist()))
+            self.log_training(losses, gradient_norm)
+            bar.set_postfix(reconstruction=f"{losses['reconstruction']:.4f}")
         if self.validation_loader is not None and self.is_time(config.validation_steps):
             self.validate()
         if self.is_time(config.checkpointing_steps):
             self.save()
 
     def validate(self) -> None:
-        """Log what the validation split gives, and show some of it."""
-        metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
+        """Log what the validation split gives, and show some of it.
+
+        With a discriminator, which changes what is best, the last step becomes the tokenizer.
+        """
+        metrics = self.evaluate()
         self.log(metrics)
         if self.accelerator.is_main_process:
             self.show(draw_reconstructions(self.vqvae, self.validation_loader.dataset))
             save_curves(self.folder)
         self.model.train()
-        self.note_validation(metrics["validation_loss"])
+        if self.adversary is None:
+            self.note_validation(metrics["validation_loss"])
+
+    def evaluate(self) -> dict:
+        """What `evaluate_tokenizer` gives on the validation split."""
+        terms = (self.perceptual, self.config.perceptual_weight)
+        return evaluate_tokenizer(self.accelerator, self.model, self.validation_loader, *terms)
 
     def describe(self, folder: Path) -> None:
         """Write the configuration of the tokenizer into a checkpoint."""
@@ -159,7 +192,7 @@ class TokenizerRun(ResumableRun):
         """Measure the tokenizer, if there is something to measure it on, and write it to the output folder."""
         metrics = {}
         if self.validation_loader is not None:
-            metrics = evaluate_tokenizer(self.accelerator, self.model, self.validation_loader)
+            metrics = self.evaluate()
         if self.accelerator.is_main_process:
             self.vqvae.save_pretrained(self.folder)
             if metrics:

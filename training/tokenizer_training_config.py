@@ -6,6 +6,14 @@ from .run_config import DATA, MODEL, STEPS, RunConfig
 from .validation import check_not_negative, check_positive, setting
 
 
+def field_of(layers: int) -> int:
+    """Pixels along one side that a logit of a `PatchDiscriminator` sees: 16, 34, 70, ..."""
+    field = 7  # of its last two convolutions, which do not halve the image
+    for _ in range(layers):
+        field = 2 * field + 2
+    return field
+
+
 @dataclass(kw_only=True)
 class TokenizerTrainingConfig(RunConfig):
     """Settings of `train_tokenizer`; every field is an option of `randar-hf train-tokenizer`."""
@@ -20,12 +28,24 @@ class TokenizerTrainingConfig(RunConfig):
     code_dim: int = setting(MODEL, "width of a codebook entry", 8)
     max_bad_images: int = setting(DATA, "unreadable images that are skipped before it stops", 100)
     commitment_weight: float = setting(STEPS, "weight of the codebook and commitment loss", 1.0)
+    perceptual_network: str | None = setting(
+        STEPS, "folder or Hub name of a vision model in whose features reconstructions are compared too", None
+    )
+    perceptual_weight: float = setting(STEPS, "weight of that comparison", 1.0)
+    discriminator_start: int | None = setting(
+        STEPS, "step from which a discriminator of patches is trained too; never by default", None
+    )
+    discriminator_weight: float = setting(STEPS, "weight of its loss, times the adaptive one", 0.5)
+    discriminator_layers: int = setting(STEPS, "halvings of its patches, which see 16, 34 or, with 3, 70 pixels", 3)
     restart_steps: int = setting(STEPS, "unused codes start over every so many steps", 100)
 
     def __post_init__(self):
         super().__post_init__()
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
         check_not_negative(self, "commitment_weight", "max_bad_images")
+        check_positive(self, "perceptual_weight", "discriminator_weight", "discriminator_layers")
+        if self.discriminator_start is not None:
+            self._check_discriminator()
         if self.block_out_channels is not None and min(self.block_out_channels, default=0) < 1:
             raise ValueError(f"`block_out_channels` must be one or more, each above 0, got {self.block_out_channels}")
         if (self.codebook_size or 0) > 65_536:
@@ -36,6 +56,20 @@ class TokenizerTrainingConfig(RunConfig):
             raise ValueError(
                 f"`image_size` must be a multiple of {self.downsampling} with {len(self.block_out_channels)} levels, "
                 f"got {self.image_size}"
+            )
+
+    def _check_discriminator(self):
+        check_not_negative(self, "discriminator_start")
+        if self.patience is not None:
+            raise ValueError(f"`patience` must be None with a discriminator, got {self.patience}")
+        size, layers = self.image_size, self.discriminator_layers
+        if size is not None and size < field_of(1):
+            raise ValueError(f"`image_size` must be at least {field_of(1)} for a discriminator, got {size}")
+        if size is not None and field_of(layers) > size:
+            most = max(number for number in range(1, layers) if field_of(number) <= size)
+            raise ValueError(
+                f"`discriminator_layers` must be at most {most} for images of {size} pixels, since a patch of more is "
+                f"larger, got {layers}"
             )
 
     @property
