@@ -148,6 +148,15 @@ def test_claims_in_two_steps(run, tmp_path, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == stays
 
 
+def test_claims_on_a_finished_model_need_no_other():
+    config = claims.ClaimsConfig(tokens="t", tokenizer="z", dataset="d", classifier="c", output_dir="o", model="m")
+    rows = claims.chosen_rows(config)
+    assert {row.model for _, row in rows} == {"randar"} and len(rows) == 10 + 5 + 2 + 2
+    assert {claims.trained_pipeline(config, row.model, 0).name for _, row in rows} == {"m"}
+    everything = claims.chosen_rows(dataclasses.replace(config, model=None))
+    assert len(everything) == sum(len(rows) for rows in claims.CLAIMS.values()) > len(rows)
+
+
 def test_models_of_the_claims_differ_in_what_they_are_named_after():
     config = claims.ClaimsConfig(tokens="t", tokenizer="z", dataset="d", classifier="c", output_dir="o", max_steps=100)
     settings = {name: dataclasses.asdict(claims.training_config(config, name, 0)) for name in claims.MODELS}

@@ -7,6 +7,7 @@ python -m randar_hf.training.icons.claims --tokens runs/icons/tokens --tokenizer
 
 Every model takes the same training steps of the same batches and is 64 wide, the larger one 96. It writes a folder
 for each run, `results.json` and `table.md`. Runs and numbers that are there are kept; what was interrupted goes on.
+With `--model` nothing is trained: a finished RandAR is measured in the claims that compare what one model does.
 """
 
 import json
@@ -126,6 +127,10 @@ class ClaimsConfig:
     batch_size: int = field(default=32, metadata={"help": "images of a training step"})
     num_images: int = field(default=480, metadata={"help": "icons generated for each row"})
     num_probed: int = field(default=4800, metadata={"help": "training images of the probes"})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "folder of a RandARPipeline to measure in the claims on one model; train none"},
+    )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "seeds of the runs"})
 
     def __post_init__(self):
@@ -170,7 +175,8 @@ class Judge:
         if row.rounds is not None:
             return {"probe_accuracy": self.probe(pipeline.transformer, row.rounds, seed)}
         labels = [index % len(class_names()) for index in range(self.config.num_images)]
-        tokens = generate_tokens(pipeline, labels, seed, guidance_scale=GUIDANCE, **row.generation)
+        guidance = GUIDANCE if self.config.model is None else None  # None is what is stored
+        tokens = generate_tokens(pipeline, labels, seed, guidance_scale=guidance, **row.generation)
         named, features = read_icons(self.classifier, decode_images(pipeline, tokens))
         return {
             "frechet_distance": frechet_distance(features, self.reference),
@@ -201,17 +207,32 @@ def measure_claims(config: ClaimsConfig) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     file, judge = folder / "results.json", Judge(config)
     results = json.loads(file.read_text()) if file.is_file() else {}
-    for seed, (claim, rows) in product(config.seeds, CLAIMS.items()):
-        for row in rows:
-            training = training_config(config, row.model, seed)
-            pipeline = Path(training.output_dir, "pipeline")
-            run_or_go_on(train, "train", training, pipeline / "model_index.json")
-            numbers = results.setdefault(claim, {}).setdefault(row.name, {})
-            if str(seed) not in numbers:
-                numbers[str(seed)] = judge.measure(row, pipeline, seed)
-                write_json(file, results)
-                write_text(folder / "table.md", make_table(results))
+    for seed, (claim, row) in product(config.seeds, chosen_rows(config)):
+        pipeline = trained_pipeline(config, row.model, seed)
+        numbers = results.setdefault(claim, {}).setdefault(row.name, {})
+        if str(seed) not in numbers:
+            numbers[str(seed)] = judge.measure(row, pipeline, seed)
+            write_json(file, results)
+            write_text(folder / "table.md", make_table(results))
     return results
+
+
+def chosen_rows(config: ClaimsConfig) -> list[tuple[str, Row]]:
+    """The rows with their claims: all, or with `config.model` those of claims that compare rows of one RandAR."""
+    if config.model is None:
+        return [(claim, row) for claim, rows in CLAIMS.items() for row in rows]
+    own = {claim: [row for row in rows if row.model == "randar"] for claim, rows in CLAIMS.items()}
+    return [(claim, row) for claim, rows in own.items() if len(rows) > 1 for row in rows]
+
+
+def trained_pipeline(config: ClaimsConfig, model: str, seed: int) -> Path:
+    """The folder of the pipeline of a model, which is trained if it is not yet, and goes on if it was interrupted."""
+    if config.model is not None:
+        return Path(config.model).expanduser()
+    training = training_config(config, model, seed)
+    pipeline = Path(training.output_dir, "pipeline")
+    run_or_go_on(train, "train", training, pipeline / "model_index.json")
+    return pipeline
 
 
 def quality(numbers: dict[str, dict]) -> float:

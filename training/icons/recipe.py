@@ -39,8 +39,8 @@ from .evaluation import IconEvaluationConfig, evaluate_icons
 
 # The settings that are stored with the models: of those that were tried, those with the best numbers.
 GENERATION = {
-    "icons": {"guidance_scale": 2.0, "num_inference_steps": 22},
-    "icons-rar": {"guidance_scale": 2.0, "speculative_window": 16},
+    "icons": {"guidance_scale": 4.0, "num_inference_steps": 22},
+    "icons-rar": {"guidance_scale": 3.0, "speculative_window": 16},
 }
 
 
