@@ -12,6 +12,8 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from gradio.components.image_editor import EditorData
+from gradio.data_classes import FileData
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
@@ -19,7 +21,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
 from randar_hf.space import build_app, launch_app
-from randar_hf.space.components import MAX_BYTES, read_upload
+from randar_hf.space.components import MAX_BYTES, MaskEditor, read_upload
 from randar_hf.space.files import keep_file
 
 
@@ -256,3 +258,15 @@ def test_no_file_of_another_host_is_asked_for(app):
     config = httpx.get(f"{app.local_url}config").json()
     assert config["stylesheets"] == [] or not any("//" in sheet for sheet in config["stylesheets"])
     assert "fonts.googleapis" not in json.dumps(config)
+
+
+def test_specks_that_an_eraser_leaves_are_not_painted(tmp_path):
+    strokes = np.zeros((512, 512, 4), dtype=np.uint8)
+    strokes[100:140, 300:512] = strokes[200:203, 300:400] = (230, 0, 126, 255)  # a broad and a narrow brush
+    expected = strokes[..., 3].copy()
+    strokes[100:102, 20:200:3] = strokes[138, :200] = (230, 0, 126, 255)
+    Image.fromarray(strokes).save(tmp_path / "layer.png")
+    Image.new("RGB", (512, 512), "white").save(tmp_path / "background.png")
+    files = [FileData(path=str(tmp_path / f"{name}.png")) for name in ("background", "layer")]
+    mask = MaskEditor(type="pil").preprocess(EditorData(background=files[0], layers=files[1:], composite=None))
+    assert np.array_equal(np.asarray(mask), expected)

@@ -95,7 +95,13 @@ def paint(page, left=0.55, right=0.9):
         page.mouse.up()
 
 
+def seen(page):
+    """The pixels of the editor as they are on the screen."""
+    return np.asarray(Image.open(io.BytesIO(page.locator("#edit-editor").screenshot())).convert("RGB")).astype(int)
+
+
 def test_edit_with_a_brush(open_page, keep):
+    """What is painted becomes new; what is erased again, and the rest, stays; each answer can be compared."""
     page = open_page()
     go_to(page, "Edit")
     page.click("#edit-run")
@@ -105,19 +111,31 @@ def test_edit_with_a_brush(open_page, keep):
     page.wait_for_timeout(1500)
     page.click("#edit-run")
     expect(page.get_by_text("Nothing is painted").first).to_be_visible()
-    before = np.asarray(Image.open(io.BytesIO(page.locator("#edit-editor").screenshot())).convert("RGB")).astype(int)
-    paint(page)
+    clean = seen(page)
+    paint(page, left=0.1)
     page.wait_for_timeout(500)
-    after = np.asarray(Image.open(io.BytesIO(page.locator("#edit-editor").screenshot())).convert("RGB")).astype(int)
-    assert (abs(after - before).sum(axis=2) > 100).sum() > 500  # the strokes are seen
+    strokes = (abs(seen(page) - clean).sum(axis=2) > 100).sum()
+    page.locator("#edit-editor button[aria-label='Erase']").click()
+    paint(page, left=0.05, right=0.5)
+    page.wait_for_timeout(500)
+    left = (abs(seen(page) - clean).sum(axis=2) > 100).sum()
+    assert strokes > 1000 and 0.2 * strokes < left < 0.8 * strokes  # both are seen
     page.click("#edit-run")
     answers = shown(page, "#edit-answers", 4)
     original, edited = shown(page, "#edit-slider", 2)
-    source = original[:: len(original) // len(answers[0]), :: len(original) // len(answers[0])]
+    factor = len(original) // len(answers[0])
+    source = original[::factor, ::factor]
     changed = np.stack([(answer != source).any(axis=2) for answer in answers]).any(axis=0)
     half = source.shape[1] // 2
     assert changed[:, half:].any() and not changed[:, : half // 2].any()
-    assert np.array_equal(edited[:: len(edited) // len(source), :: len(edited) // len(source)], answers[0])
+    assert np.array_equal(edited[::factor, ::factor], answers[0])
+    other = next(i for i, answer in enumerate(answers) if not np.array_equal(answer, answers[0]))
+    page.locator("#edit-answers button.thumbnail-item").nth(other).click()
+    page.wait_for_function(
+        "before => document.querySelectorAll('#edit-slider img')[1].src !== before",
+        arg=page.locator("#edit-slider img").nth(1).get_attribute("src"),
+    )
+    assert np.array_equal(shown(page, "#edit-slider", 2)[1][::factor, ::factor], answers[other])
     keep(page, "edit")
 
 

@@ -8,13 +8,14 @@ import base64
 from pathlib import Path
 
 import gradio as gr
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from randar_hf.images import open_image, read_header
 
 
 MAX_BYTES = 8 * 1024**2
 MAX_PIXELS = 4096 * 4096 // 4
+SPECK_PIXELS = 3  # what is painted less wide was left by an eraser at the rim of a stroke
 
 
 def read_upload(source: str | bytes, mask: bool = False) -> Image.Image:
@@ -58,7 +59,7 @@ class MaskEditor(gr.ImageEditor):
     is_template = True
 
     def preprocess(self, payload):
-        """The mask, white where a stroke of any strength lies, of the editor's size; `None` without an image."""
+        """The mask, white where strokes of any strength lie, but no specks, of the editor's size; `None` if empty."""
         value = super().preprocess(payload)
         if not value or value["background"] is None:
             return None
@@ -67,4 +68,4 @@ class MaskEditor(gr.ImageEditor):
             mask.paste(
                 255, mask=layer.convert("RGBA").getchannel("A").resize(mask.size).point(lambda a: 255 * (a > 0))
             )
-        return mask
+        return mask.filter(ImageFilter.MinFilter(SPECK_PIXELS)).filter(ImageFilter.MaxFilter(SPECK_PIXELS))

@@ -75,7 +75,7 @@ def _build_editor() -> MaskEditor:
         transforms=[],
         layers=False,
         brush=gr.Brush(default_size=48, colors=["#e6007e"], color_mode="fixed"),
-        eraser=gr.Eraser(default_size=48),
+        eraser=gr.Eraser(default_size=64),  # more than the brush, so that a stroke goes whole
         elem_id="edit-editor",
         format="png",
         canvas_size=(512, 512),
