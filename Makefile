@@ -13,7 +13,7 @@ STAMPS := $(VENV)/.stamps
 CODE := src pipelines training conversion tests docs setup.py
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test gpu browser notebooks docs figures dist digits icons format lint clean
+.PHONY: demo test gpu browser notebooks docs figures dist icons format lint clean
 
 demo: $(STAMPS)/core
 	$(BIN)/randar-hf demo --output demo.png --overwrite
@@ -36,6 +36,7 @@ docs: $(STAMPS)/docs
 
 figures: $(STAMPS)/docs
 	$(BIN)/randar-hf demo --output docs/figures/demo.png --overwrite
+	$(BIN)/python docs/figures/make_icons_figure.py
 	$(BIN)/python docs/figures/make_orders_figure.py
 	$(BIN)/python docs/figures/make_lossless_figure.py
 	$(BIN)/python docs/figures/make_gallery.py
@@ -49,9 +50,6 @@ dist: $(STAMPS)/core
 	empty=$$(mktemp -d) && trap 'rm -rf $$empty' EXIT && $(PYTHON) -m venv $$empty \
 	&& $$empty/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt dist/*.whl \
 	&& cd $$empty && bin/randar-hf generate 0 --output image.png && test -s image.png
-
-digits: $(STAMPS)/training
-	$(BIN)/python -m randar_hf.training.experiments.digits --output-dir runs/digits
 
 # PACKAGE is an unpacked @iconify/json; `python -m randar_hf.training.icons.data --help` tells how to get one.
 icons: $(STAMPS)/icons
@@ -90,10 +88,6 @@ $(STAMPS)/test: $(STAMPS)/core
 
 $(STAMPS)/docs: $(STAMPS)/core
 	$(INSTALL_PACKAGE) ".[docs,space,training,evaluation]"
-	@touch $@
-
-$(STAMPS)/training: $(STAMPS)/core
-	$(INSTALL_PACKAGE) ".[training]"
 	@touch $@
 
 $(STAMPS)/icons: $(STAMPS)/core

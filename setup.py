@@ -13,7 +13,6 @@ TRAINING = [
     "datasets>=5.2",
     "peft>=0.21",
     "pyyaml>=6.0",
-    "scikit-learn>=1.9",
     "tensorboard>=2.21",
 ]
 EVALUATION = ["datasets>=5.2", "evaluate>=0.4.6", "matplotlib>=3.10"]
@@ -26,7 +25,6 @@ TEST = [
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "resvg-py>=0.5",
-    "scikit-learn>=1.9",
     "torchao>=0.18",
 ]
 DOCS = ["matplotlib>=3.10", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
@@ -80,7 +78,6 @@ setup(
         "randar_hf.pipelines",
         "randar_hf.training",
         "randar_hf.training.data",
-        "randar_hf.training.experiments",
         "randar_hf.training.icons",
         "randar_hf.conversion",
     ],

@@ -28,8 +28,8 @@ def check_names(id2label: Any):
 
 
 def read_names(id2label: Mapping | None) -> dict[int, str]:
-    """Class names by class id; none for those that transformers makes up, `LABEL_0` and so on."""
-    names = {int(class_id): name for class_id, name in (id2label or {}).items()}
+    """Class names by class id, in the ids' order; none for those that transformers makes up, `LABEL_0` and so on."""
+    names = dict(sorted((int(class_id), name) for class_id, name in (id2label or {}).items()))
     return {} if all(name == f"LABEL_{class_id}" for class_id, name in names.items()) else names
 
 

@@ -157,10 +157,10 @@ def test_the_snippets_of_a_card_run(model, vqvae, class_names, tmp_path):
     assert [names["image"].size for names in found[:2]] == [(16, 16)] * 2 and found[2]["tokens"].shape == (1, 16)
 
 
-@pytest.mark.parametrize("folder", ["digits", "digits-rar"])
+@pytest.mark.parametrize("folder", randar_hf.DEMO_FOLDERS.values())
 def test_the_snippets_of_the_shipped_cards_run(folder):
     text = (Path(randar_hf.__file__).parent / "checkpoints" / folder / "README.md").read_text()
     blocks = text.split("```python\n")[1:]
-    assert blocks
+    assert len(blocks) == 3
     for block in blocks:
         exec(block.split("```")[0], {})

@@ -16,10 +16,6 @@ from typer.main import get_command
 
 from randar_hf import cli
 from randar_hf.conversion.published_files import PUBLISHED_FILES
-from randar_hf.training.experiments.digits import DigitsConfig
-from randar_hf.training.experiments.digits_evaluation import DigitsEvaluationConfig
-from randar_hf.training.experiments.digits_rar import DigitsRARConfig
-from randar_hf.training.experiments.digits_zero_shot import ZeroShotConfig as DigitsZeroShotConfig
 from randar_hf.training.icons.claims import ClaimsConfig
 from randar_hf.training.icons.classifier import ClassifierConfig
 from randar_hf.training.icons.data import IconDataConfig
@@ -37,10 +33,6 @@ SHARED_OPTIONS = "Options of the commands that make images"
 SHARED_LINK = "(#options-of-the-commands-that-make-images)"
 OUTPUTS = {"generate": "--output", "sample": "--output-dir", "tokenize": "--output-dir"}
 MODULES = {
-    "randar_hf.training.experiments.digits": DigitsConfig,
-    "randar_hf.training.experiments.digits_evaluation": DigitsEvaluationConfig,
-    "randar_hf.training.experiments.digits_rar": DigitsRARConfig,
-    "randar_hf.training.experiments.digits_zero_shot": DigitsZeroShotConfig,
     "randar_hf.training.icons.claims": ClaimsConfig,
     "randar_hf.training.icons.classifier": ClassifierConfig,
     "randar_hf.training.icons.data": IconDataConfig,

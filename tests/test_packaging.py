@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import randar_hf
+
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "randar_hf"
@@ -30,7 +32,7 @@ MAY_IMPORT = {
     "cli": {"pipelines", "training", "conversion", "evaluation", "space"},
 }
 MODEL_MODULES = ("configuration_*.py", "modeling_*.py", "generation*.py")
-MAX_CHECKPOINT_BYTES = {"digits": 8 * 1024**2, "digits-rar": 4 * 10**6}
+MAX_CHECKPOINT_BYTES = 12 * 10**6
 
 
 def relative_name(path, folder):
@@ -118,12 +120,9 @@ def test_the_command_is_installed():
 
 
 def test_shipped_checkpoints_are_small():
-    sizes = {
-        folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        for folder in (CORE / "checkpoints").iterdir()
-    }
-    assert sizes.keys() == MAX_CHECKPOINT_BYTES.keys()
-    assert all(size <= MAX_CHECKPOINT_BYTES[name] for name, size in sizes.items())
+    folder = CORE / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == set(randar_hf.DEMO_FOLDERS.values())
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_CHECKPOINT_BYTES
 
 
 @pytest.mark.parametrize("package", ["randar_hf", *(f"randar_hf.{name}" for name in FOLDERS if name != "cli")])

@@ -166,13 +166,13 @@ def test_an_image_that_the_model_wants_is_mended(make_model, kind):
     assert torch.equal(mended, whole)
 
 
-def test_refining_raises_the_likelihood_of_a_damaged_digit():
+def test_refining_raises_the_likelihood_of_a_damaged_image():
     model = RandARForCausalLM.from_pretrained(demo_checkpoint(), subfolder="transformer")
     labels = torch.arange(8)
     order = make_order("random", 8, 8, 8, seeded(9))
     images = model.generate(labels, generator=seeded(0))
     damage = torch.rand(8, 64, generator=seeded(1)).argsort(dim=1) < 6
-    damaged = torch.where(damage, torch.randint(64, (8, 64), generator=seeded(2)), images)
+    damaged = torch.where(damage, torch.randint(model.config.vocab_size, (8, 64), generator=seeded(2)), images)
     settings = {"share": 0.15, "num_rounds": 2, "do_sample": False, "guidance_scale": 1.0, "generator": seeded(3)}
     refined = model.refine(damaged, labels, **settings)
     before, after = (model.log_likelihood(tokens, labels, order) for tokens in (damaged, refined))

@@ -1,4 +1,4 @@
-"""Draw how many tokens the passes of lossless decoding make final, over the image, with the shipped digits.
+"""Draw how many tokens the passes of lossless decoding make final, over the image, with the shipped icons.
 
 python docs/figures/make_lossless_figure.py [FILE]
 """

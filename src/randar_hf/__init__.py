@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 __version__ = "0.1.0"
-DEMO_FOLDERS = {"randar": "digits", "rar": "digits-rar"}
+DEMO_FOLDERS = {"randar": "icons", "rar": "icons-rar"}
 MODULES = ("orders", "schedules", "vq")
 HOMES = {
     "GenerationState": "generation",
@@ -50,7 +50,7 @@ def __dir__():
 
 def demo_checkpoint(model_type: str = "randar") -> str:
     """
-    Path of a small checkpoint inside the package (handwritten digits), for the `from_pretrained` of its pipeline.
+    Path of a small checkpoint inside the package, of icons, for the `from_pretrained` of its pipeline.
 
     Args:
         model_type (`str`): `"randar"` for `RandARPipeline`, `"rar"` for `RARPipeline`.

@@ -74,7 +74,7 @@ def num_fitting_frequencies(side: int, head_dim: int, theta: float) -> int:
     How many of the highest rotary frequencies a grid teaches at every angle, so that they may be extrapolated.
 
     These turn at least one and a third times between the first cell of a side and the last. That gives the published
-    2 for 16 cells and heads 64 wide, and 0 for 8 cells, where 1 was measured to spoil the shipped digits.
+    2 for 16 cells and heads 64 wide, and 0 for 8 cells, where 1 was measured to spoil images.
 
     Args:
         side (`int`): cells along the shorter side of the trained grid.

@@ -294,7 +294,7 @@ import sys
 import time
 
 sys.orig_argv = ["python", "-m", "randar_hf"]
-libraries = "torch transformers diffusers numpy PIL accelerate datasets yaml peft sklearn filelock tensorboard"
+libraries = "torch transformers diffusers numpy PIL accelerate datasets yaml peft filelock tensorboard"
 for name in (libraries + " evaluate matplotlib gradio mcp pyarrow").split():
     sys.modules[name] = None  # as if it were not installed
 from randar_hf.cli import app, main

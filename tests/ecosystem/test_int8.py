@@ -17,12 +17,12 @@ GREEDY = {"order": "raster", "do_sample": False}
 LABELS = torch.arange(10)
 
 
-def load_digits(**settings):
+def load_shipped(**settings):
     return RandARForCausalLM.from_pretrained(demo_checkpoint(), subfolder="transformer", **settings)
 
 
 def load_quantized():
-    return load_digits(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    return load_shipped(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
 
 
 def names_of_int8_weights(model):
@@ -30,7 +30,7 @@ def names_of_int8_weights(model):
 
 
 def test_quantize_keeps_most_greedy_tokens(record_property):
-    model = load_digits()
+    model = load_shipped()
     quantized = copy.deepcopy(model)
     quantize_(quantized, Int8WeightOnlyConfig())
     linear = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
@@ -48,13 +48,13 @@ def test_quantize_keeps_most_greedy_tokens(record_property):
 
 
 def test_quantized_weights_are_saved_and_loaded(tmp_path):
-    model, quantized = load_digits(), load_quantized()
+    model, quantized = load_shipped(), load_quantized()
     linear = {f"{name}.weight" for name, part in model.model.named_modules() if isinstance(part, torch.nn.Linear)}
     assert names_of_int8_weights(quantized) == {f"model.{name}" for name in linear}  # the head stays as it is
     model.save_pretrained(tmp_path / "float32")
     quantized.save_pretrained(tmp_path / "int8")
     sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("float32", "int8")]
-    assert sizes[1] < 0.3 * sizes[0]
+    assert sizes[0] - sizes[1] > 2.8 * sum(model.get_parameter(f"model.{name}").numel() for name in linear)  # of 3
     loaded = RandARForCausalLM.from_pretrained(tmp_path / "int8")
     assert names_of_int8_weights(loaded) == names_of_int8_weights(quantized)
     assert torch.equal(loaded.generate(LABELS, **GREEDY), quantized.generate(LABELS, **GREEDY))
@@ -67,15 +67,15 @@ def test_a_pipeline_holds_an_int8_model(vqvae, tmp_path):
     images = []
     for candidate in (pipe, loaded):
         candidate.set_progress_bar_config(disable=True)
-        images.append(candidate("four", generator=torch.Generator().manual_seed(0), output_type="pt").images)
+        images.append(candidate(4, generator=torch.Generator().manual_seed(0), output_type="pt").images)
     assert names_of_int8_weights(loaded.transformer) and torch.equal(*images)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_learns_on_an_int8_model(dtype):
-    model = load_digits(dtype=dtype, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    model = load_shipped(dtype=dtype, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    tokens = torch.randint(64, (4, 64), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(model.config.vocab_size, (4, 64), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     losses = []
     for _ in range(4):

@@ -72,13 +72,13 @@ def test_a_model_finds_itself_in_the_same_image(spair, pipe):
         assert found["per_image"] == 100, (layer, rounds)
 
 
-def test_the_shipped_model_finds_moved_digits_in_the_second_round(tmp_path, write_pair):
-    """Moved by two cells, more than the tolerance: the first round mostly finds the old place again."""
+def test_the_shipped_model_finds_moved_images(tmp_path, write_pair):
+    """Moved by two cells, more than the tolerance; better in the second round, where each position has seen all."""
     pipe = RandARPipeline.from_pretrained(demo_checkpoint())
     pipe.set_progress_bar_config(disable=True)
-    digits = pipe(list(range(10)), generator=torch.Generator().manual_seed(1)).images
-    for number, digit in enumerate(digits):
-        pixels = np.array(digit)  # (32, 32, 3)
+    images = pipe(list(range(10)), generator=torch.Generator().manual_seed(1)).images
+    for number, image in enumerate(images):
+        pixels = np.array(image)  # (32, 32, 3)
         contrast = pixels.mean(axis=2).reshape(8, CELL, 8, CELL).std(axis=(1, 3))  # (8, 8)
         points = [[CELL * x + 2, CELL * y + 2] for y, x in np.argwhere(contrast[:, :-2] > 40).tolist()]
         moved = [[x + 2 * CELL, y] for x, y in points]
@@ -87,7 +87,7 @@ def test_the_shipped_model_finds_moved_digits_in_the_second_round(tmp_path, writ
     first, second = (
         measure_correspondence(pairs, ModelFeatures(pipe, 4, rounds).maps, 32)["per_point"] for rounds in (1, 2)
     )
-    assert first < 10 and second > 25  # 1 in 64 by chance
+    assert second > first + 10 and second > 50  # 1 in 64 by chance
 
 
 def test_matches_are_drawn(spair):

@@ -307,7 +307,7 @@ def test_processes_share_the_batches(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_of_a_launcher_give_the_same_bytes(tmp_path):
-    """Images of the shipped digits, each drawn by one of the processes."""
+    """Images of the shipped model, each drawn by one of the processes."""
     launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m randar_hf"
     words = f"sample --num-images 20 --batch-size 4 --steps 4 --device cpu --output-dir {tmp_path / 'both'}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -108,10 +108,10 @@ def test_pushing_uploads_the_folder_as_a_space(exported, monkeypatch):
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: asked.append(kwargs))
-    assert push_space(exported, "digits") == "https://huggingface.co/spaces/me/digits"
+    assert push_space(exported, "icons") == "https://huggingface.co/spaces/me/icons"
     (repo_id, created), uploaded = asked
-    assert repo_id == "digits" and created == {"repo_type": "space", "space_sdk": "gradio", "exist_ok": True}
-    assert uploaded["repo_id"] == "me/digits" and uploaded["repo_type"] == "space"
+    assert repo_id == "icons" and created == {"repo_type": "space", "space_sdk": "gradio", "exist_ok": True}
+    assert uploaded["repo_id"] == "me/icons" and uploaded["repo_type"] == "space"
     assert uploaded["folder_path"] == exported
     names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     patterns = uploaded["allow_patterns"]

@@ -53,8 +53,7 @@ TWINS = {
 }
 PUBLISHED |= {twin: PUBLISHED[name] for twin, name in TWINS.items()}
 ICONS = {"vocab_size": 256, "num_classes": len(class_names()), "grid_size": 8}
-SMALL = {"cifar10": {"vocab_size": 1024, "num_classes": 10, "grid_size": 8}, "icons": ICONS, "icons-rar": ICONS,
-         "digits": {"vocab_size": 64, "num_classes": 10, "grid_size": 8}}  # fmt: skip
+SMALL = {"cifar10": {"vocab_size": 1024, "num_classes": 10, "grid_size": 8}, "icons": ICONS, "icons-rar": ICONS}
 
 
 def settings_of(name: str, command: str) -> dict:
@@ -187,7 +186,7 @@ def test_operations_and_hours_that_are_told_are_computed():
         if name not in SMALL:
             hours = float(re.search(r"([\d,]+) hours of one H100 if 30%", about)[1].replace(",", ""))
             assert hours == pytest.approx(flops / (0.3 * 989e12) / 3600, rel=0.04)
-        if not name.startswith(("icons", "digits")):
+        if not name.startswith("icons"):
             assert f"{config.max_steps:,} steps" in about and f"{told} FLOP" in about, name
 
 
@@ -316,7 +315,7 @@ def test_files_are_based_on_others(write, tmp_path, monkeypatch):
         ),
         (
             "about: Mine.\nbased_on: nothing\ntrain: {}",
-            "`recipe` must be a file or one of cifar10, digits, .*, got 'nothing'",
+            "`recipe` must be a file or one of cifar10, icons, .*, got 'nothing'",
         ),
         ("about: Mine.\nbased_on: [icons]\ntrain: {}", "`based_on` of a `recipe` must be a text, got "),
     ],
@@ -340,7 +339,7 @@ def test_a_loop_of_several_files_is_refused(write):
 def test_unknown_names_files_commands_and_binaries_are_named(tmp_path):
     for recipe in ("randar-m", str(tmp_path / "none.yaml"), str(tmp_path)):
         with pytest.raises(
-            FileNotFoundError, match=f"`recipe` must be a file or one of cifar10, digits, .*, got '{recipe}'"
+            FileNotFoundError, match=f"`recipe` must be a file or one of cifar10, icons, .*, got '{recipe}'"
         ):
             load_recipe(recipe, "train")
     with pytest.raises(ValueError, match="`command` must be one of 'train-tokenizer', .*, got 'sample'"):

@@ -1,54 +1,62 @@
 """One image of what the shipped checkpoint can do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from randar_hf import demo_checkpoint
-from randar_hf.pipelines import (
-    RandARExtrapolationPipeline,
-    RandARInpaintPipeline,
-    RandAROutpaintPipeline,
-    RandARPipeline,
-)
-from randar_hf.vq import encode_images
+from randar_hf.images import to_ink
+from randar_hf.pipelines import RandARExtrapolationPipeline, RandARInpaintPipeline, RandARPipeline
 
 
-CELL, GAP, MARGIN = 64, 4, 24
-LABEL_WIDTH = 150
-PROGRESS_ORDERS = ("random", "spiral_in")
-SNAPSHOTS = 10
+# Of the sheet, which looks the same on light and on dark pages.
+GROUND, INK, QUIET, FAINT = "#161b22", "#f0f6fc", "#8b949e", "#30363d"
+COLUMNS, CELL, GAP, MARGIN, CAPTION, TITLE = 16, 56, 6, 24, 16, 34  # pixels, all but the first
+
+APPEARING = {"random": "camera", "spiral_in": "globe outline", "hierarchical": "home"}
+KNOWN = ("heart", "home outline")  # their left halves are completed as these objects
+COMPLETED = ("heart", "star", "moon", "cloud", "shield", "droplet", "bell", "home", "lock", "eye", "clock", "gear",
+             "trophy", "umbrella")  # fmt: skip
+ENLARGED = ("heart outline", "star", "mail", "clock outline", "shield", "moon", "bookmark outline", "cloud")
+
+
+@dataclass
+class Row:
+    """Images of one height side by side, with captions below that divide the width evenly."""
+
+    images: list[Image.Image]
+    captions: list[str]
+    height: int = CELL
 
 
 @dataclass
 class Section:
-    """A part of the sheet: rows of images of one height, with a name for each row."""
+    """A part of the sheet."""
 
     title: str
-    rows: list[list[Image.Image]]
-    names: list[str] = field(default_factory=list)
-    height: int = CELL
+    rows: list[Row]
 
 
 def draw_demo(seed: int = 0) -> Image.Image:
     """
-    Draw samples, images as they appear, inpainting, editing, outpainting, larger images and features.
+    Draw an image of each class, images as they appear, one half completed as many classes, and larger images.
 
     Args:
-        seed (`int`): seed of all images.
+        seed (`int`): seed of all images; none is picked from several.
 
     Returns:
         `PIL.Image.Image`: the sheet.
     """
     pipe = RandARPipeline.from_pretrained(demo_checkpoint())
-    parts = (_generated, _appearing, _inpainted, _edited, _outpainted, _enlarged, _features)
+    pipe.set_progress_bar_config(disable=True)
+    parts = (_all_classes, _appearing, _completed, _enlarged)
     return _draw_sheet([part(pipe, seed) for part in tqdm(parts, desc="demo")])
 
 
-def _quiet(kind: Callable, pipe: RandARPipeline) -> RandARPipeline:
+def _as(kind: Callable, pipe: RandARPipeline) -> RandARPipeline:
     """Another pipeline of the same parts, without progress bars."""
     other = kind(**pipe.components)
     other.set_progress_bar_config(disable=True)
@@ -59,138 +67,80 @@ def _generators(count: int, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 
-def _digits(pipe: RandARPipeline, seed: int, **settings) -> list[Image.Image]:
-    """One image of each class."""
+def _all_classes(pipe: RandARPipeline, seed: int) -> Section:
+    """Each class once; a solid icon and its outline stand side by side and share a caption."""
     names = list(pipe.id2label.values())
-    return _quiet(RandARPipeline, pipe)(names, generator=_generators(len(names), seed), **settings).images
-
-
-def _generated(pipe: RandARPipeline, seed: int) -> Section:
-    num_tokens = pipe.transformer.config.num_tokens
-    steps = (num_tokens, num_tokens // 3, num_tokens // 8)
-    rows = [_digits(pipe, seed + 10 * row) for row in range(2)]
-    rows += [_digits(pipe, seed, num_inference_steps=count) for count in steps]
-    names = ["default steps"] * 2 + [f"{num_tokens} tokens in {count} steps" for count in steps]
-    return Section("Generated, one of each class", rows, names)
+    images, rows = pipe(names, generator=_generators(len(names), seed)).images, []
+    for start in range(0, len(names), COLUMNS):
+        captions = names[start : start + COLUMNS : 2]
+        rows.append(Row(images[start : start + COLUMNS], captions))
+    return Section(f"{len(names)} classes by name, the first image of each", rows)
 
 
 def _appearing(pipe: RandARPipeline, seed: int) -> Section:
-    """Snapshots of two images while they are decoded; cells that are still unknown are grey."""
+    """Snapshots of images while they are decoded; what is still unknown is grey."""
     config, rows = pipe.transformer.config, []
-    for order in PROGRESS_ORDERS:
+    for order, name in APPEARING.items():
         snapshots: list[torch.Tensor] = []
 
         def keep(pipe, step, timestep, inputs, snapshots=snapshots):
-            snapshots.append(inputs["latents"])
+            snapshots.append(inputs["latents"])  # (1, N)
             return inputs
 
-        _quiet(RandARPipeline, pipe)(
-            "three",
-            num_inference_steps=config.num_tokens,
-            order=order,
-            generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=keep,
-        )
-        chosen = torch.linspace(0, len(snapshots) - 1, SNAPSHOTS).round().long().tolist()
+        settings = {"num_inference_steps": config.num_tokens, "generator": torch.Generator().manual_seed(seed)}
+        pipe(name, order=order, callback_on_step_end=keep, output_type="latent", **settings)
+        chosen = torch.linspace(0, len(snapshots) - 1, COLUMNS).round().long().tolist()
         pixels = pipe.decode_latents(torch.cat([snapshots[i] for i in chosen]), *config.grid)
-        rows.append(pipe.image_processor.postprocess(pixels))
-    return Section("Token by token, in any order", rows, list(PROGRESS_ORDERS))
+        captions = [f"{i + 1} tokens" if i else order for i in chosen]
+        rows.append(Row(pipe.image_processor.postprocess(pixels), captions))
+    return Section("Token by token, in any order", rows)
 
 
-def _right_half(image: Image.Image) -> Image.Image:
-    mask = Image.new("L", image.size)
-    mask.paste(255, (image.width // 2, 0, *image.size))
-    return mask
-
-
-def _inpainted(pipe: RandARPipeline, seed: int) -> Section:
-    images, names = _digits(pipe, seed), list(pipe.id2label.values())
-    masks = [_right_half(image) for image in images]
-    results = _quiet(RandARInpaintPipeline, pipe)(
-        names, images, masks, generator=_generators(len(images), seed + 1)
-    ).images
-    return Section("Inpainted: the right half anew", [images, masks, results], ["image", "mask", "result"])
-
-
-def _edited(pipe: RandARPipeline, seed: int) -> Section:
-    images, names = _digits(pipe, seed), list(pipe.id2label.values())
-    others = names[1:] + names[:1]
-    results = _quiet(RandARInpaintPipeline, pipe)(
-        others, images, [_right_half(image) for image in images], generator=_generators(len(images), seed + 1)
-    ).images
-    return Section("Edited: the same, as the next digit", [images, results], ["image", "result"])
-
-
-def _outpainted(pipe: RandARPipeline, seed: int) -> Section:
-    names = [pipe.id2label[i] for i in (3, 8, 0)]
-    painter, width = _quiet(RandAROutpaintPipeline, pipe), None
-    images = [_digits(pipe, seed)[i] for i in (3, 8, 0)]
-    width = images[0].width
-    rows = [
-        painter(
-            names, images, left=width, right=width, attention=attention, generator=_generators(len(images), seed)
-        ).images
-        for attention in ("full", "sliding_window")
-    ]
-    return Section("Outpainted to three times the width", rows, ["full attention", "sliding window"])
+def _completed(pipe: RandARPipeline, seed: int) -> Section:
+    """An image, its left half, and this half completed as one class after another."""
+    painter, rows = _as(RandARInpaintPipeline, pipe), []
+    for known in KNOWN:
+        names = [name + known.removeprefix(known.split()[0]) for name in COMPLETED]  # in the style of the known half
+        image = pipe(known, generator=_generators(1, seed)).images[0]
+        mask = Image.new("L", image.size)
+        mask.paste(255, (image.width // 2, 0, *image.size))
+        half = Image.composite(Image.new("RGB", image.size), image, mask)
+        count = len(names)
+        results = painter(names, [image] * count, [mask] * count, generator=_generators(count, seed)).images
+        rows.append(Row([image, half, *results], [known, "left half", *COMPLETED]))
+    return Section("The same left half, completed as other classes", rows)
 
 
 def _enlarged(pipe: RandARPipeline, seed: int) -> Section:
-    names, larger = [pipe.id2label[i] for i in (0, 2, 3, 5, 6)], _quiet(RandARExtrapolationPipeline, pipe)
-    kinds = {
-        "trained size": None,
-        "coarse tokens first": {},
-        "with spatial guidance": {"spatial_guidance_scale": 1.5},
-        "all cells at once": {"hierarchical": False},
-        "high freq. extrapolated": {"num_extrapolated": 1},
-    }
-    rows = []
-    for settings in kinds.values():
-        size = {"height": 32, "width": 32} if settings is None else {}
-        settings = {"num_extrapolated": 0, "spatial_guidance_scale": 1.0, **(settings or {}), **size}
-        rows.append(larger(names, generator=_generators(len(names), seed), **settings).images)
-    return Section("At twice the resolution", rows, list(kinds), height=2 * CELL)
-
-
-def _features(pipe: RandARPipeline, seed: int) -> Section:
-    """The first three principal components of features as red, green and blue, for one and for two rounds."""
-    images, (height, width) = _digits(pipe, seed), pipe.transformer.config.grid
-    tokens = encode_images(pipe.vqvae, pipe.image_processor.preprocess(images)).flatten(1)  # (B, N)
-    rows = [images]
-    for rounds in (1, 2):
-        features = pipe.transformer.extract_features(
-            tokens, layer=3, rounds=rounds, generator=torch.Generator().manual_seed(seed)
-        )  # (B, N, D)
-        centred = (features - features.mean(dim=(0, 1))).flatten(0, 1)  # (B * N, D)
-        directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]  # (3, D)
-        components = centred @ directions.T  # (B * N, 3)
-        colours = (components / components.std(dim=0) / 4 + 0.5).clamp(0, 1).view(len(images), height, width, 3)
-        rows.append([Image.fromarray((255 * colour).byte().numpy()) for colour in colours])
-    return Section("Features: three principal components", rows, ["image", "read once", "read twice"])
+    """The trained size, and twice that size from the same coarse tokens."""
+    larger, names = _as(RandARExtrapolationPipeline, pipe), list(ENLARGED)
+    generators = _generators(len(names), seed)
+    rows = [Row(pipe(names, generator=generators).images, names, 2 * CELL + GAP)]
+    images = larger(names, spatial_guidance_scale=1.0, generator=_generators(len(names), seed)).images
+    rows.append(Row(images, [f"{image.width} x {image.height}" for image in images], 2 * CELL + GAP))
+    return Section("Twice the trained size, without training for it", rows)
 
 
 def _draw_sheet(sections: list[Section]) -> Image.Image:
-    """Stack the sections, each with its title, the names of its rows at the left, and its rows."""
-    title_font, label_font = ImageFont.load_default(18), ImageFont.load_default(12)
-    scaled = [[[_scale(image, section.height) for image in row] for row in section.rows] for section in sections]
-    width = max(sum(image.width + GAP for image in row) for rows in scaled for row in rows)
-    height = sum(MARGIN + 20 + len(rows) * (rows[0][0].height + GAP) for rows in scaled)
-    sheet = Image.new("RGB", (2 * MARGIN + LABEL_WIDTH + width, MARGIN + height), "white")
-    draw, top = ImageDraw.Draw(sheet), MARGIN // 2
-    for section, rows in zip(sections, scaled, strict=True):
-        draw.text((MARGIN, top), section.title, fill="black", font=title_font)
-        top += 28
-        for name, row in zip(section.names, rows, strict=True):
-            draw.text((MARGIN, top + row[0].height // 2 - 8), name, fill="#555555", font=label_font)
-            left = MARGIN + LABEL_WIDTH
-            for image in row:
-                sheet.paste(image, (left, top))
-                left += image.width + GAP
-            top += row[0].height + GAP
-        top += MARGIN - 8
+    """Stack the sections, each with its title and its rows of ink on one ground."""
+    title_font, font = ImageFont.load_default(18), ImageFont.load_default(11)
+    width = COLUMNS * (CELL + GAP) - GAP
+    rows = [row for section in sections for row in section.rows]
+    height = len(sections) * (TITLE + MARGIN) + sum(row.height + CAPTION + GAP for row in rows)
+    sheet = Image.new("RGB", (2 * MARGIN + width, MARGIN + height), GROUND)
+    draw, top = ImageDraw.Draw(sheet), MARGIN
+    for section in sections:
+        draw.text((MARGIN, top), section.title, fill=INK, font=title_font)
+        top += TITLE
+        for row in section.rows:
+            for index, image in enumerate(row.images):
+                size = (round(image.width * row.height / image.height), row.height)
+                ink = to_ink(image.resize(size, Image.Resampling.LANCZOS), INK)
+                sheet.paste(ink, (MARGIN + index * (row.height + GAP), top), ink)
+            top += row.height
+            for index, caption in enumerate(row.captions):
+                middle = MARGIN + (index + 0.5) * (width + GAP) / len(row.captions) - GAP / 2
+                draw.text((middle, top + CAPTION // 2), caption, fill=QUIET, font=font, anchor="mm")
+            top += CAPTION + GAP
+        top += MARGIN
     return sheet
-
-
-def _scale(image: Image.Image, height: int) -> Image.Image:
-    width = round(image.width * height / image.height)
-    return image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)

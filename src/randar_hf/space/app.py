@@ -104,8 +104,10 @@ def launch_app(app: gr.Blocks, port: int | None = None, **settings: Any) -> tupl
 
 
 def draw_examples(studio: Studio) -> list[Image.Image]:
-    """An image of each of the first classes."""
-    labels = list(range(min(NUM_EXAMPLES, studio.pipe.transformer.config.num_classes)))
+    """Images of some classes, evenly spaced among all."""
+    num_classes = studio.pipe.transformer.config.num_classes
+    count = min(NUM_EXAMPLES, num_classes)
+    labels = [index * num_classes // count for index in range(count)]
     *_, last = studio.generate(labels, 1, seed=0)
     return last.images
 

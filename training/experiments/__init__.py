@@ -1,1 +1,0 @@
-"""The trainings and evaluations behind the checkpoints that ship with the package."""
