@@ -16,7 +16,7 @@ from .studio import Studio
 
 
 MAX_BARS = 10
-MAX_CLASSES = 64  # judged unless some are chosen
+MAX_CLASSES = 100  # judged unless some are chosen
 
 
 def build_understand_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
