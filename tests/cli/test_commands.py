@@ -257,11 +257,12 @@ def test_commands_without_their_extra_say_how_to_get_it(words, package, extra, f
     assert f"'randar-hf[{extra}]'" in error and f"'.[{extra}]'" in error
 
 
-def test_ctrl_c_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize("during", ["randar_hf.cli.demo.check_output", "typer.core.TyperCommand.parse_args"])
+def test_ctrl_c_is_one_line(monkeypatch, capsys, during):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("randar_hf.cli.demo.check_output", interrupted)
+    monkeypatch.setattr(during, interrupted)
     assert run(capsys, "demo") == (130, "randar-hf demo: interrupted\n")
 
 

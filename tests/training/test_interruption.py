@@ -113,7 +113,7 @@ def test_a_signal_is_answered_while_python_is_busy(monkeypatch):
     finally:
         signal.signal(signal.SIGINT, former)
     answer, handled = sorted(times, key=times.get)[:: len(times) - 1]
-    assert answer == "randar-hf train: SIGINT, stopping: a step of training is finished and saved first"
+    assert answer == "randar-hf train: SIGINT, stopping; what was trained is saved first"
     assert handled == "handled" and signal.set_wakeup_fd(-1) == -1
 
 

@@ -81,7 +81,7 @@ def _start(
 
 
 def _answering_errors(name: str, function: Callable) -> Callable:
-    """A command that tells wrong input, and Ctrl-C, in one line on stderr."""
+    """A command that tells wrong input in one line on stderr."""
 
     @wraps(function)
     def command(**values):
@@ -93,8 +93,6 @@ def _answering_errors(name: str, function: Callable) -> Callable:
             _fail(f"{name}: error: {missing_package(error, extra)}", 2)
         except (ValueError, TypeError, OSError) as error:
             _fail(f"{name}: error: {error}", 2)
-        except KeyboardInterrupt:
-            _fail(f"{name}: interrupted", 130)
 
     return command
 
@@ -121,8 +119,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         `int`: 0 on success; after one line on stderr 2 for wrong input, 130 for Ctrl-C.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        return app(arguments, prog_name="randar-hf", standalone_mode=False) or 0
+        code = app(arguments, prog_name="randar-hf", standalone_mode=False) or 0
+        if code == 130:  # also before the command itself had begun
+            print(f"{' '.join(['randar-hf', *words[:1]])}: interrupted", file=sys.stderr)
+        return code
     except typer.TyperException as error:  # of the words themselves
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "randar-hf"

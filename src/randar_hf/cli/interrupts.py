@@ -37,5 +37,5 @@ def _answer(reading: socket.socket, command: str):
         while number := reading.recv(1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 name = signal.Signals(number[0]).name
-                message = f"randar-hf {command}: {name}, stopping: a step of training is finished and saved first"
+                message = f"randar-hf {command}: {name}, stopping; what was trained is saved first"
                 print(message, file=sys.stderr, flush=True)
