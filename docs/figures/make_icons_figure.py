@@ -1,4 +1,4 @@
-"""Draw icons of some classes as they appear, each in a random order of its own: the first image of every class.
+"""Draw icons of some classes as they appear, each in a random order of its own: one image a class, none picked.
 
 python docs/figures/make_icons_figure.py [FILE]
 """

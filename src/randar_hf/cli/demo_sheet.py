@@ -74,7 +74,7 @@ def _all_classes(pipe: RandARPipeline, seed: int) -> Section:
     for start in range(0, len(names), COLUMNS):
         captions = names[start : start + COLUMNS : 2]
         rows.append(Row(images[start : start + COLUMNS], captions))
-    return Section(f"{len(names)} classes by name, the first image of each", rows)
+    return Section(f"{len(names)} classes by name, one image each, none picked", rows)
 
 
 def _appearing(pipe: RandARPipeline, seed: int) -> Section:
@@ -112,13 +112,13 @@ def _completed(pipe: RandARPipeline, seed: int) -> Section:
 
 
 def _enlarged(pipe: RandARPipeline, seed: int) -> Section:
-    """The trained size, and twice that size from the same coarse tokens."""
+    """Images of the trained size, enlarged, and of twice that size from the same coarse tokens."""
     larger, names = _as(RandARExtrapolationPipeline, pipe), list(ENLARGED)
     generators = _generators(len(names), seed)
     rows = [Row(pipe(names, generator=generators).images, names, 2 * CELL + GAP)]
-    images = larger(names, spatial_guidance_scale=1.0, generator=_generators(len(names), seed)).images
-    rows.append(Row(images, [f"{image.width} x {image.height}" for image in images], 2 * CELL + GAP))
-    return Section("Twice the trained size, without training for it", rows)
+    images = larger(names, generator=_generators(len(names), seed)).images
+    rows.append(Row(images, ["extrapolated"] * len(names), 2 * CELL + GAP))
+    return Section("Twice the trained size: enlarged, and extrapolated without training, which is not better", rows)
 
 
 def _draw_sheet(sections: list[Section]) -> Image.Image:
