@@ -1,9 +1,12 @@
-"""What generation leaves behind and what it waits for."""
+"""What generation leaves behind, what it waits for, and the cores it finds."""
 
 import gc
 
+import psutil
 import pytest
 import torch
+
+from randar_hf import threads
 
 
 def count_tensors() -> int:
@@ -17,6 +20,27 @@ def test_calls_leave_no_tensor_behind(model, generators):
     for _ in range(20):
         model.generate([0, 1], generator=generators(2))
     assert count_tensors() == before
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "busy_percent", "device", "is_told"),
+    [
+        (4, 50, "cpu", True),
+        (2, 50, "cpu", False),
+        (1, 100, "cpu", False),
+        (4, 5, "cpu", False),
+        (4, 90, "meta", False),
+    ],
+)
+def test_threads_that_wait_for_busy_cores_are_told(monkeypatch, num_threads, busy_percent, device, is_told):
+    told = []
+    monkeypatch.setattr(threads.logger, "warning", told.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: busy_percent)
+    threads.warn_of_busy_cores(device)
+    assert len(told) == is_told
+    assert not told or "4 threads, while 2.0 of 4 cores are idle" in told[0] and "OMP_NUM_THREADS" in told[0]
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ from .configuration_randar import SIZES
 from .devices import check_device
 from .layout import sequence_length
 from .orders import make_order
+from .threads import warn_of_busy_cores
 
 
 CONFIGS = {"randar": RandARConfig, "rar": RARConfig}
@@ -72,6 +73,7 @@ def measure(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
+    warn_of_busy_cores(device)
     model: Any = random_model(model_type, size, getattr(torch, dtype), device)
     if pack_weights:
         model.pack_weights()

@@ -113,6 +113,17 @@ def test_a_compiled_run_takes_three_shapes_whatever_the_batch(build, pace, reque
             assert torch.equal(found, expected) and 1 <= len(graphs) <= 3
 
 
+def test_every_batch_size_shares_four_graphs(make_model):
+    """torch keeps eight graphs of a function; by default lengths and batch sizes are left open."""
+    model, graphs = make_model(num_hidden_layers=1), []
+    config = CompileConfig(fullgraph=True, mode=None, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    for batch_size in (1, 2, 3, 5, 4, 1):
+        settings = {**GREEDY, "num_inference_steps": 5}
+        expected = model.generate([0] * batch_size, **settings)
+        assert torch.equal(model.generate([0] * batch_size, **settings, compile_config=config), expected)
+    assert len(graphs) <= 4
+
+
 def test_sizes_are_merged_with_the_fewest_slots_added():
     sizes = [(2, 1), (3, 2), (9, 2), (10, 4), (10, 4), (30, 9)]
     assert merge_sizes(sizes, 3) == [(3, 2)] * 2 + [(10, 4)] * 3 + [(30, 9)]

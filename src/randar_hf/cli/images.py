@@ -66,8 +66,10 @@ def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions
     from randar_hf import demo_checkpoint
     from randar_hf.devices import check_device
     from randar_hf.pipelines.loading import load_pipeline
+    from randar_hf.threads import warn_of_busy_cores
 
     check_device(options.device)
+    warn_of_busy_cores(options.device)
     dtype = getattr(torch, options.dtype)
     pipe = load_pipeline("--model", options.model or demo_checkpoint(), kind, dtype).to(options.device)
     check_settings(pipe, sampling.given())

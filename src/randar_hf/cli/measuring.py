@@ -89,8 +89,10 @@ def load_model(options: PipelineOptions, kind: str = "RandARPipeline") -> "Diffu
     from randar_hf import demo_checkpoint
     from randar_hf.devices import check_device
     from randar_hf.pipelines.loading import load_pipeline
+    from randar_hf.threads import warn_of_busy_cores
 
     check_device(options.device)
+    warn_of_busy_cores(options.device)
     folder = options.model or demo_checkpoint()
     pipe = load_pipeline("--model", folder, kind, getattr(torch, options.dtype)).to(options.device)
     pipe.set_progress_bar_config(disable=True)
