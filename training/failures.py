@@ -31,7 +31,7 @@ def explain_failures(
     except (TrainingError, RuntimeError, MemoryError, OSError) as error:
         if isinstance(error, TrainingError):
             cause = str(error)
-        elif isinstance(error, MemoryError) or should_reduce_batch_size(error):
+        elif isinstance(error, MemoryError) or should_reduce_batch_size(error) or is_short(error):
             cause = (
                 f"`batch_size` must be smaller for the memory there is, got {batch_size}; {remedy} "
                 f"({first_line(error)})"
@@ -41,6 +41,12 @@ def explain_failures(
         else:
             raise
         raise TrainingError(f"{cause}; {last_checkpoint()}") from error
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error of a CPU's library comes of too little memory."""
+    words = ("bad_alloc", "could not create a primitive", "can't start new thread", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def first_line(error: BaseException) -> str:

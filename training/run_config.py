@@ -59,6 +59,7 @@ class RunConfig:
     )
     report_to: str = setting(OUTPUT, "tracker: none, tensorboard, wandb, trackio, ...; several with commas", "none")
     resume: str | None = setting(OUTPUT, "latest, or the path of a checkpoint to continue from", None)
+    dry_run: bool = setting(OUTPUT, "print memory, operations and time after a few steps, and write nothing", False)
     overwrite: bool = setting(OUTPUT, "delete the run that output_dir holds", False)
 
     def __post_init__(self):

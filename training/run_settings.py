@@ -17,7 +17,7 @@ from .training_config import MODEL_FIELDS, TrainingConfig, model_class
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 # Settings that say where a run writes, and what it does with what is there.
-PLACES = {"output_dir", "push_to_hub", "resume", "overwrite"}
+PLACES = {"output_dir", "push_to_hub", "resume", "overwrite", "dry_run"}
 # Settings that do not change what is trained.
 FREE = PLACES | {
     "preset",

@@ -4,6 +4,7 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +19,13 @@ from .data.pixels import BadImages, PixelRows
 from .data.reading import load_rows
 from .discriminator import Adversary
 from .failures import explain_failures
+from .memory_estimate import Memory, check_fits, smaller_batches, tokenizer_activations, training_memory
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir, write_json
 from .perceptual import PerceptualDistance
 from .presets import fit_tokenizer_settings
 from .randomness import CODES, key_seed
+from .rehearsal import rehearse
 from .resumable_run import ResumableRun, find_resumed
 from .run_report import next_command, results_of
 from .tokenizer_evaluation import draw_reconstructions, evaluate_tokenizer
@@ -67,13 +70,14 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
         Interrupted: (a `SystemExit`) SIGINT or SIGTERM came; a checkpoint was saved.
     """
     accelerator = make_accelerator(config)
-    with hold_run_dir(accelerator, config) as folder:
+    with hold_run_dir(accelerator, config) as folder, TemporaryDirectory() as scratch:
         splits = [config.train_split, config.validation_split]
         rows = [split and load_rows(config.dataset, split, config.dataset_config) for split in splits]
         config = fit_tokenizer_settings(config, rows[0], accelerator)
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
-        bad = BadImages(folder / "skipped.jsonl", config.max_bad_images)
+        memory = _check_memory(config, accelerator)
+        bad = BadImages((Path(scratch) if config.dry_run else folder) / "skipped.jsonl", config.max_bad_images)
         loaders = _loaders(config, *rows, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
             vqvae = build_tokenizer(config)
@@ -81,12 +85,27 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
             compare_precision(accelerator, config.mixed_precision, lambda: vqvae(image).sample.square().mean())
             vqvae.zero_grad()
             run = TokenizerRun(config, accelerator, vqvae, *loaders)
+            if config.dry_run:
+                rehearse(run, memory, config.batch_size)
+                return {}
             run.run(checkpoint)
             metrics = run.finish()
             if accelerator.is_main_process and (count := len(bad.names())):
                 logger.warning("%d images could not be read; they are listed in %s", count, bad.file)
             accelerator.end_training()
     return metrics
+
+
+def _check_memory(config: TokenizerTrainingConfig, accelerator: Accelerator) -> Memory | None:
+    """The memory that the run takes; a `ValueError` with settings that fit if that is not free."""
+    with torch.device("meta"):
+        vqvae = build_tokenizer(config)
+
+    def estimate(batch_size: int = config.batch_size) -> Memory:
+        return training_memory(vqvae, tokenizer_activations(config, batch_size, is_trained=True), accelerator)
+
+    remedy = "a smaller `image_size`, smaller `block_out_channels` or a smaller `preset` is needed"
+    return check_fits("train-tokenizer", estimate, smaller_batches(config.batch_size), remedy, accelerator)
 
 
 def _loaders(config: TokenizerTrainingConfig, train_rows, validation_rows, bad: BadImages, num_processes: int):

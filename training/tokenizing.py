@@ -1,5 +1,6 @@
 """`randar-hf tokenize`: images, or published token files, to parquet rows of tokens."""
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, tqdm
 from datasets import ClassLabel
@@ -24,11 +26,14 @@ from .data.reading import split_name
 from .data.token_checks import MAX_CLASSES
 from .data.token_files import load_tokenizer
 from .data.token_writer import TokenFolder
+from .memory_estimate import Memory, check_fits, encoding_memory, smaller_batches
+from .rehearsal import describe_memory, format_time
 from .run_settings import RECIPE_FILE, recipe_text
 from .tokenizing_config import TokenizingConfig
 
 
 BATCHES_AHEAD = 2
+TIMED_BATCHES = 3
 
 
 def tokenize_images(config: TokenizingConfig) -> Path:
@@ -60,6 +65,19 @@ def _tokenize(config: TokenizingConfig, accelerator: Accelerator, folder: TokenF
     vqvae = load_tokenizer(config.tokenizer).to(accelerator.device).eval()
     source = (CodeRows if config.published_codes else ImageRows)(config, vqvae)
     folder.check_classes(source.schema.label)
+    memory = None
+    if not config.published_codes:
+        estimate = partial(encoding_memory, vqvae, source.image_size)
+        memory = check_fits(
+            "tokenize",
+            lambda batch_size=config.batch_size: estimate(batch_size),
+            smaller_batches(config.batch_size),
+            "a smaller `image_size` is needed",
+            accelerator,
+        )
+    if config.dry_run:
+        print(TokenRun(config, source, folder).rehearse(memory, accelerator.device))
+        return
     folder.claim(accelerator, _settings(config, source), config.overwrite)
     recipe_file = folder.work / RECIPE_FILE
     if accelerator.is_main_process and not recipe_file.exists():
@@ -115,6 +133,22 @@ class TokenRun:
             for batch, loaded in self._load_ahead(pool, self._batches(starts)):
                 self._add(batch, loaded)
                 bar.update(len(batch.rows))
+
+    def rehearse(self, memory: Memory | None, device: torch.device) -> str:
+        """Encode three batches without writing anything, and tell what all of them take in this process."""
+        lengths = [self.source.part_length(part) for part in range(self.source.num_parts)]
+        count, started = 0, time.perf_counter()
+        with ThreadPoolExecutor(self.config.num_workers) as pool:
+            for batch, loaded in self._load_ahead(pool, islice(self._batches({0: 0}), TIMED_BATCHES)):
+                readable = [future.result()[1] for future in loaded if future.exception() is None]
+                count += len(batch.rows)
+                if readable:
+                    self.source.encode(readable)
+        each = (time.perf_counter() - started) / max(1, count)
+        total = "" if None in lengths else f", {format_time(each * sum(lengths))} for {sum(lengths):,} images"
+        lines = ["randar-hf tokenize: a dry run, nothing was written"]
+        lines += describe_memory(memory, device)
+        return "\n".join(filter(None, [*lines, f"time: {each:.3g} s an image{total}"]))
 
     def _batches(self, starts: dict[int, int]) -> Iterator[Batch]:
         """The rows of the parts from their starts on, in batches none of which lies in two files."""

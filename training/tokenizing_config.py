@@ -30,6 +30,7 @@ class TokenizingConfig:
     num_workers: int = setting(DATA, "threads per process that decode images", 4)
     rows_per_file: int = setting(OUTPUT, "images per parquet file; what a kill loses at most", 4096)
     max_bad_images: int = setting(DATA, "unreadable images that are skipped before it stops", 100)
+    dry_run: bool = setting(OUTPUT, "print memory and time after three batches, and write nothing", False)
     overwrite: bool = setting(OUTPUT, "replace the split, or an unfinished run, if it exists", False)
 
     def __post_init__(self):

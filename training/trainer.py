@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,18 +30,20 @@ from .data.token_files import (
 from .failures import explain_failures
 from .fine_tuning import follow_pretrained, read_pretrained
 from .hub import prepare_repository, push
-from .lora import ADAPTER_FOLDER, merge_adapter, save_adapter
+from .lora import ADAPTER_FOLDER, add_adapter, merge_adapter, save_adapter
+from .memory_estimate import Memory, check_fits, smaller_batches, training_memory, transformer_activations
 from .model_building import build_model, build_model_config
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir
 from .presets import fit_model_settings
 from .previews import draw_preview, make_pipeline
 from .randomness import KeyedSamples, collate, seed_masks
+from .rehearsal import rehearse
 from .resumable_run import ResumableRun, find_resumed
 from .run_report import next_command, results_of
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, model_class
 
 
 MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or turn on `activation_checkpointing`"
@@ -75,15 +78,39 @@ def train(config: TrainingConfig) -> Path:
         model_config = build_model_config(config, train_rows, vqvae, pretrained)
         for rows in filter(None, (train_rows, validation_rows)):
             check_codes(rows, config.token_column, model_config.grid, model_config.vocab_size)
-        if config.push_to_hub is not None:
+        memory = _check_memory(config, model_config, accelerator)
+        if config.push_to_hub is not None and not config.dry_run:
             prepare_repository(accelerator, config.push_to_hub)
         with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
             model = build_model(config, model_config, pretrained)
             trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
+            if config.dry_run:
+                rehearse(trainer, memory, config.batch_size * config.gradient_accumulation_steps)
+                return folder
             trainer.run(checkpoint)
             trainer.save_model()
             accelerator.end_training()
     return folder
+
+
+def _check_memory(config: TrainingConfig, model_config, accelerator: Accelerator) -> Memory | None:
+    """The memory that the run takes; a `ValueError` with settings that fit if that is not free."""
+    with torch.device("meta"):
+        model = model_class(config.model_type)(model_config)
+        model = model if config.lora_rank is None else add_adapter(model, config.lora_rank)
+
+    def estimate(**change) -> Memory:
+        changed = replace(config, **change)
+        is_mixed, has_averages = changed.mixed_precision != "no", changed.ema_decay is not None
+        sizes = (changed.batch_size, changed.activation_checkpointing, is_mixed)
+        activations = transformer_activations(model_config, *sizes)
+        return training_memory(model, activations, accelerator, has_averages, is_mixed)
+
+    batches = smaller_batches(config.batch_size, config.gradient_accumulation_steps)
+    checkpointing = {"activation_checkpointing": True}
+    tries = [*batches, checkpointing, *(batch | checkpointing for batch in batches)]
+    remedy = "a smaller `hidden_size`, fewer `num_hidden_layers` or a smaller `preset` is needed"
+    return check_fits("train", estimate, tries, remedy, accelerator)
 
 
 def _load_rows(config: TrainingConfig):

@@ -388,7 +388,7 @@ def test_the_recipe_of_a_run_has_every_setting_in_effect(training_settings):
     content = yaml.safe_load(text)
     assert "`randar-hf train` by 3 processes" in content["about"] and torch.__version__ in content["about"]
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    assert names - set(content["train"]) == {"output_dir", "push_to_hub", "resume", "overwrite"}
+    assert names - set(content["train"]) == {"output_dir", "push_to_hub", "resume", "overwrite", "dry_run"}
     defaults = RARConfig()
     assert content["train"]["attention_dropout"] == defaults.attention_dropout == 0.1
     assert (content["train"]["order"], content["train"]["annealing_end"]) == ("raster", 4)

@@ -1,0 +1,171 @@
+"""What a run takes, told before its first step, and refused where it does not fit."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from randar_hf import memory as free
+from randar_hf.training import (
+    TokenizerTrainingConfig,
+    TokenizingConfig,
+    TrainingConfig,
+    tokenize_images,
+    train,
+    train_tokenizer,
+)
+from randar_hf.training.failures import TrainingError, explain_failures
+from randar_hf.training.memory_estimate import check_fits, smaller_batches, tokenizer_activations
+from randar_hf.training.tokenizer_training import build_tokenizer
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """`little_memory(mib)` leaves so much."""
+    return lambda mib: monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(available=int(mib * 2**20))
+    )
+
+
+@pytest.mark.parametrize(("channels", "size", "blocks"), [([16, 32], 32, 1), ([8, 16, 16], 64, 2), ([16], 16, 1)])
+def test_activations_are_what_autograd_keeps(channels, size, blocks):
+    """Counted, within 25%; transient parts of the formula, a fifth of it or so, are not kept."""
+    config = SimpleNamespace(
+        block_out_channels=channels, layers_per_block=blocks, image_size=size, codebook_size=64, code_dim=8
+    )
+    vqvae, seen = build_tokenizer(config), {}
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*vqvae.parameters(), *vqvae.buffers())}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = vqvae(torch.zeros(2, 3, size, size))
+        loss = output.sample.square().mean() + output.commit_loss
+    assert loss.requires_grad
+    assert sum(seen.values()) == pytest.approx(tokenizer_activations(config, 2, is_trained=True), rel=0.25)
+
+
+def tokenizer_config(image_folder, settings, folder, **more):
+    return TokenizerTrainingConfig(dataset=str(image_folder), output_dir=str(folder), **{**settings, **more})
+
+
+def test_a_tokenizer_that_does_not_fit(image_folder, small_tokenizer_settings, tmp_path, little_memory):
+    little_memory(300)
+    large = {"image_size": 256, "block_out_channels": [8, 8, 8], "batch_size": 16}
+    config = tokenizer_config(image_folder, small_tokenizer_settings, tmp_path / "run", **large)
+    with pytest.raises(
+        ValueError, match=r"`batch_size` must fit the memory: `train-tokenizer` takes about .* got 300 MiB"
+    ):
+        train_tokenizer(config)
+    with pytest.raises(ValueError, match="that are free; what fits: `batch_size` [12]$"):
+        train_tokenizer(config)
+    little_memory(100)
+    with pytest.raises(ValueError, match="free; a smaller `image_size`, smaller `block_out_channels` or a smaller"):
+        train_tokenizer(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_fit(training_settings, tmp_path, little_memory):
+    large = {"batch_size": 16, "hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
+    little_memory(700)
+    with pytest.raises(ValueError, match="what fits: `batch_size` . with `gradient_accumulation_steps`|checkpointing"):
+        train(TrainingConfig(**{**training_settings, **large}))
+    little_memory(100)
+    with pytest.raises(ValueError, match="free; a smaller `hidden_size`"):
+        train(TrainingConfig(**training_settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_do_not_fit(image_folder, tokenizer_folder, tmp_path, little_memory):
+    little_memory(100)
+    config = TokenizingConfig(
+        dataset=str(image_folder), tokenizer=str(tokenizer_folder), output_dir=str(tmp_path / "tokens")
+    )
+    with pytest.raises(ValueError, match="`batch_size` must fit the memory: `tokenize` .* got 100 MiB .*a smaller"):
+        tokenize_images(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_smaller_batches_hold_as_many_images():
+    assert smaller_batches(5) == [{"batch_size": 2}, {"batch_size": 1}]
+    pairs = [(each["batch_size"], each["gradient_accumulation_steps"]) for each in smaller_batches(32, 2)]
+    assert pairs == [(16, 4), (8, 8), (4, 16), (2, 32), (1, 64)]
+
+
+def test_dry_runs(image_folder, tokenizer_folder, small_tokenizer_settings, training_settings, tmp_path, capsys):
+    train_tokenizer(tokenizer_config(image_folder, small_tokenizer_settings, tmp_path / "a", dry_run=True))
+    first = capsys.readouterr().out
+    train(TrainingConfig(**training_settings, dry_run=True, gradient_accumulation_steps=2))
+    second = capsys.readouterr().out
+    config = {"dataset": str(image_folder), "tokenizer": str(tokenizer_folder), "output_dir": str(tmp_path / "b")}
+    tokenize_images(TokenizingConfig(**config, dry_run=True))
+    third = capsys.readouterr().out
+    for text in (first, second):
+        assert "parameters: " in text and " FLOP a step of " in text and " s a step, " in text
+    assert "a step of 8 images" in second and "for 16 images" in third
+    assert all("a dry run, nothing was written" in text and "MiB" in text for text in (first, second, third))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("accelerator", [{"device": torch.device("mps")}, {"is_fsdp2": True}])
+def test_an_estimate_that_cannot_be_made_says_so_and_goes_on(accelerator, caplog):
+    accelerator = SimpleNamespace(
+        **{"device": torch.device("cpu"), "is_fsdp2": False, "num_processes": 1} | accelerator
+    )
+    assert check_fits("train", lambda: pytest.fail("no estimate"), [], "", accelerator) is None
+    assert "memory cannot be estimated" in caplog.text and "going on without" in caplog.text
+
+
+def test_errors_of_libraries_are_errors_of_memory():
+    with pytest.raises(TrainingError, match="`batch_size` must be smaller .* got 8; lower it .*primitive"):
+        with explain_failures("run", 8, "lower it", lambda: "nothing was saved"):
+            raise RuntimeError("could not create a primitive")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_containers(version, tmp_path, monkeypatch):
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    files, line = (free.V1_FILES, "4:memory:/job/part") if version == 1 else (free.V2_FILES, "0::/job/part")
+    for group, limit, used in (("job", 800, 500), ("job/part", 900, 100)):
+        (root / group).mkdir(parents=True)
+        (root / group / files[0]).write_text(f"{limit}\n")
+        (root / group / files[1]).write_text(f"{used}\n")
+        (root / group / "memory.stat").write_text(f"anon 3\n{files[2]} 50\n")
+    read = free._read_lines
+    monkeypatch.setattr(free, "CGROUPS", tmp_path)
+    monkeypatch.setattr(free, "_read_lines", lambda path: [line] if str(path) == "/proc/self/cgroup" else read(path))
+    assert free.free_memory(torch.device("cpu")) == 350
+    (root / "job" / files[0]).write_text("max\n" if version == 2 else "9223372036854771712\n")
+    assert free.free_memory(torch.device("cpu")) == 850
+
+
+LIMITED = """
+import resource, sys
+import psutil
+from randar_hf.training import TokenizerTrainingConfig, train_tokenizer
+import randar_hf.training.tokenizer_training
+limit = psutil.Process().memory_info().vms + int(sys.argv[3]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    train_tokenizer(TokenizerTrainingConfig(dataset=sys.argv[1], output_dir=sys.argv[2], image_size=128,
+        block_out_channels=[32, 32, 32], batch_size=8, max_steps=1, warmup_steps=0, codebook_size=64))
+except ValueError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="address spaces are limited on Linux")
+@pytest.mark.parametrize("mib", [150, 500, 900])
+def test_a_process_of_a_limited_address_space_says_so(image_folder, tmp_path, mib):
+    command = [sys.executable, "-c", LIMITED, str(image_folder), str(tmp_path / "run"), str(mib)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "refused: `batch_size` must " in done.stderr
+    assert not (tmp_path / "run").exists()
