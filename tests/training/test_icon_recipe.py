@@ -182,7 +182,7 @@ def test_what_disagrees_with_a_paper_is_told_first():
         claim: {name: {"0": {"frechet_distance": value, "object_accuracy": 0.5}} for name, value in distances.items()}
     }
     told = claims.make_table(results).splitlines()
-    assert told[2] == f"- {claim}: 1 of 3 pairs are the other way round: random orders and annealed."
+    assert told[2] == f"- {claim}: 1 of 3 pairs are the other way round; best here is random orders, there annealed."
     assert told[6] == f"| {claim} | raster order | 5.00 | 50.0% |  | 3.08 FID |"
     second = results[claim]["annealed"] | {"1": {"frechet_distance": 2.5, "object_accuracy": 0.7}}
     results[claim]["annealed"] = second

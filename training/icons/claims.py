@@ -251,14 +251,20 @@ def disagreements(results: dict) -> list[str]:
         pairs = list(combinations(told, 2))
         swapped = [pair for pair in pairs if _is_swapped(results[claim], *pair)]
         if swapped:
-            names = "; ".join(f"{first.name} and {second.name}" for first, second in swapped)
-            lines.append(f"- {claim}: {len(swapped)} of {len(pairs)} pairs are the other way round: {names}.")
+            here = min(told, key=lambda row: quality(results[claim][row.name])).name
+            there = min(told, key=_rank).name
+            first = f"{here} is best in both" if here == there else f"best here is {here}, there {there}"
+            lines.append(f"- {claim}: {len(swapped)} of {len(pairs)} pairs are the other way round; {first}.")
     return lines
 
 
 def _is_swapped(numbers: dict, first: Row, second: Row) -> bool:
-    papers = [row.paper if row.rounds is None else -row.paper for row in (first, second)]
-    return (papers[0] < papers[1]) != (quality(numbers[first.name]) < quality(numbers[second.name]))
+    return (_rank(first) < _rank(second)) != (quality(numbers[first.name]) < quality(numbers[second.name]))
+
+
+def _rank(row: Row) -> float:
+    """What the paper's rows are ranked by, less is better."""
+    return row.paper if row.rounds is None else -row.paper
 
 
 def make_table(results: dict) -> str:
