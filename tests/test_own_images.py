@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from randar_hf import cli
+from randar_hf.training.data.reading import load_rows
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-images.md"
@@ -33,7 +35,7 @@ def my_images(tmp_path, monkeypatch):
         folder = Path("my_images", name)
         folder.mkdir(parents=True)
         for index in range(20):
-            height, width = rng.integers(40, 80, 2)
+            height, width = rng.integers(70, 110, 2)
             rows, columns = np.mgrid[:height, :width]
             disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < rng.integers(100, 200)
             pixels = np.where(disc[..., None], colour, (20, 90, 30)).astype(np.uint8)
@@ -64,22 +66,22 @@ def run_command(line: str) -> None:
 
 
 def test_the_page_runs(my_images, pushed):
-    blocks = re.findall(r"^```(yaml|bash|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     threads, namespace = torch.get_num_threads(), {"__name__": "__main__"}
     torch.set_num_threads(1)
     for language, code in blocks:
-        if language == "yaml":
-            Path("images.yaml").write_text(code)
-        elif language == "python":
+        if language == "python":
             exec(compile(code, str(PAGE), "exec"), namespace)
         else:
             for line in code.splitlines():
                 run_command(line)
     torch.set_num_threads(threads)
 
-    assert {language for language, _ in blocks} == {"yaml", "bash", "python"}
+    assert {language for language, _ in blocks} == {"bash", "python"}
     metrics = [json.loads(line) for line in Path("model", "metrics.jsonl").read_text().splitlines()]
-    assert metrics[-1]["step"] == 4 and 0 < metrics[-1]["validation_loss"] < 7
+    assert metrics[-1]["step"] == 4 and 0 < metrics[-1]["loss"] < 7
+    shutil.rmtree("my_images")
+    assert load_rows("images", "validation")[0]["image"].size[0] >= 70  # without the files they were made of
     assert Image.open("model/previews/step-4.png").size == (2 * 64, 4 * 64)
     assert Image.open("flowers.png").size[0] >= 4 * 64
     card = ModelCard.load(pushed / "me" / "flowers" / "README.md")
