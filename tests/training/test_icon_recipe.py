@@ -130,6 +130,16 @@ def test_icons_drawn_large_are_as_far_from_themselves_as_nothing(run, icon_packa
     assert zero_shot.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
 
 
+def test_the_probe_finds_what_is_linear():
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(48, 160, generator=generator)
+    labels = torch.arange(480) % 48 * 2
+    features = [5 + 7 * (centres[labels // 2] + torch.randn(480, 160, generator=generator)) for _ in range(2)]
+    probe = zero_shot.fit_probe(features[0].clone(), labels)
+    assert (probe(features[1]).argmax(1) == labels).double().mean() > 0.95
+    assert torch.equal(probe(features[1])[:7], probe(features[1][:7]))  # no batch decides for another
+
+
 def test_claims_in_two_steps(run, tmp_path, monkeypatch):
     _, _, folder = run
     names = ("A second round (RandAR, Table 5)", "Annealing (RAR, its ablation)")

@@ -20,7 +20,6 @@ import torch
 from transformers import HfArgumentParser
 
 from randar_hf.evaluation.metrics import frechet_distance
-from randar_hf.evaluation.probe import ProbeRecipe, train_probe
 from randar_hf.files import write_text
 from randar_hf.orders import FIXED_ORDER_NAMES
 from randar_hf.pipelines.loading import load_pipeline
@@ -33,7 +32,7 @@ from .classifier import load_classifier, read_icons, same_object
 from .measures import decode_images, generate_tokens, load_icons
 from .names import class_names
 from .recipe import run_or_go_on
-from .zero_shot import pooled_features
+from .zero_shot import fit_probe, pooled_features
 
 
 GUIDANCE = 2.0
@@ -187,10 +186,7 @@ class Judge:
         """Objects of held-out icons that a linear probe of the last layer but one names rightly."""
         layer = max(1, model.config.num_hidden_layers - 1)
         features = [pooled_features(model, icons, layer, rounds, seed) for icons in (self.train, self.held_out)]
-        recipe = ProbeRecipe(batch_size=256, seed=seed)
-        head = train_probe(features[0].numpy(), self.train.labels.numpy(), len(class_names()), recipe)
-        with torch.no_grad():
-            return same_object(head(features[1]).argmax(1), self.held_out.labels)
+        return same_object(fit_probe(features[0], self.train.labels)(features[1]).argmax(1), self.held_out.labels)
 
 
 def measure_claims(config: ClaimsConfig) -> dict:

@@ -10,6 +10,7 @@ It needs the extra `icons`, to draw the held-out icons at twice the size.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,10 @@ import numpy as np
 import torch
 from accelerate.utils import tqdm
 from PIL import Image
+from torch.nn import functional as F
 from transformers import HfArgumentParser
 
 from randar_hf.evaluation.metrics import frechet_distance
-from randar_hf.evaluation.probe import ProbeRecipe, train_probe
 from randar_hf.pipelines import RandARExtrapolationPipeline, RandARInpaintPipeline
 from randar_hf.pipelines.loading import load_pipeline
 
@@ -231,16 +232,36 @@ def classification_numbers(model, held_out: Icons, config: ZeroShotConfig) -> di
 
 def probe_numbers(model, train: Icons, held_out: Icons, config: ZeroShotConfig) -> dict:
     """Objects that a linear probe names rightly on pooled features of the null class, by rounds and layer."""
-    recipe = ProbeRecipe(batch_size=256, seed=config.seed)
     accuracy = {}
     for rounds in (1, 2):
         for layer in range(1, model.config.num_hidden_layers + 1):
             features = [pooled_features(model, icons, layer, rounds, config.seed) for icons in (train, held_out)]
-            head = train_probe(features[0].numpy(), train.labels.numpy(), len(class_names()), recipe)
-            with torch.no_grad():
-                named = head(features[1]).argmax(1)  # (n,)
+            named = fit_probe(features[0], train.labels)(features[1]).argmax(1)  # (n,)
             accuracy[f"rounds_{rounds}_layer_{layer}"] = same_object(named, held_out.labels)
     return accuracy
+
+
+def fit_probe(features: torch.Tensor, labels: torch.Tensor, penalty: float = 1e-3) -> Callable:
+    """A logistic regression on features (n, D) of mean 0 and deviation 1, fitted until it is at its optimum or close.
+
+    Returns:
+        From features (m, D) to logits (m, C) of `class_names`.
+    """
+    norm = torch.nn.BatchNorm1d(features.shape[1], affine=False, momentum=None)
+    scaled = norm(features)  # (n, D)
+    linear = torch.nn.Linear(features.shape[1], len(class_names()))
+    torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(linear(scaled), labels) + penalty * linear.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return torch.no_grad()(torch.nn.Sequential(norm.eval(), linear))
 
 
 def pooled_features(model, icons: Icons, layer: int, rounds: int, seed: int) -> torch.Tensor:
