@@ -11,6 +11,9 @@ from gradio_client import Client
 from PIL import Image
 
 
+PATIENT = {"timeout": 60}  # seconds; a client gives up after 5, a browser later
+
+
 class Visitor(threading.Thread):
     """Asks for images, one request after another, with seeds of its own, until the time is over."""
 
@@ -21,7 +24,7 @@ class Visitor(threading.Thread):
 
     def run(self):
         try:
-            client, number = Client(self.app.local_url, verbose=False), 0
+            client, number = Client(self.app.local_url, verbose=False, httpx_kwargs=PATIENT), 0
             while not self.images or time.monotonic() < self.until:
                 seed, began = 10_000 * self.index + number, time.monotonic()
                 images = client.predict([self.index % 2], 1, seed, 2.0, "raster", 4, 0, api_name="/generate")[3]
@@ -39,7 +42,7 @@ def visit(app, count, seconds):
     for visitor in visitors:
         visitor.start()
     while any(visitor.is_alive() for visitor in visitors):
-        leaving = Client(app.local_url, verbose=False)
+        leaving = Client(app.local_url, verbose=False, httpx_kwargs=PATIENT)
         job = leaving.submit([0], 8, random.randrange(1000), 2.0, "raster", 16, 0, api_name="/generate")
         time.sleep(0.5)
         job.cancel()
