@@ -16,10 +16,10 @@ PLACES = {"dataset": "data", "output_dir": "run"}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_steps": True}, "`max_steps` must be a whole number, got True"),
-        ({"batch_size": "3"}, "`batch_size` must be a whole number, got '3'"),
-        ({"batch_size": 2.0}, "`batch_size` must be a whole number, got 2.0"),
-        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number, got nan"),
+        ({"max_steps": True}, "`max_steps` must be a whole number or null, got True"),
+        ({"batch_size": "3"}, "`batch_size` must be a whole number or null, got '3'"),
+        ({"batch_size": 2.0}, "`batch_size` must be a whole number or null, got 2.0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number or null, got nan"),
         ({"max_grad_norm": float("inf")}, "`max_grad_norm` must be a finite number, got inf"),
         ({"weight_decay": "0.1"}, "`weight_decay` must be a finite number, got '0.1'"),
         ({"overwrite": 1}, "`overwrite` must be true or false, got 1"),
