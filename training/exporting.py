@@ -58,10 +58,13 @@ def export_run(
             any more, or it is damaged; there is no tokenizer; `output` cannot be written, or exists.
     """
     run = check_path("run", run)
+    if output is not None:
+        output = check_path("output", output)
+        check_output_folder("output", output)
     command, settings = _read_run(run)
     is_tokenizer = command == "train-tokenizer"
     chosen = find_exported(run, checkpoint)
-    output = run / ("tokenizer" if is_tokenizer else "pipeline") if output is None else check_path("output", output)
+    output = output or run / ("tokenizer" if is_tokenizer else "pipeline")
     _check_output(output, "config.json" if is_tokenizer else "model_index.json", run, overwrite)
     if is_tokenizer:
         if tokenizer is not None:

@@ -32,6 +32,7 @@ FOLDERS = [
     "tokenize --dataset none/ --tokenizer none/ --output-dir OUT",
     "train --dataset none/ --output-dir OUT",
     "convert none.pt OUT",
+    "export none/ --output OUT",
     "sample --model none/ --output-dir OUT",
     "sweep --reference none.npz --order raster --output-dir OUT",
     "space --export OUT",

@@ -46,7 +46,7 @@ def test_a_flat_folder_becomes_a_pipeline(steps, capsys):
     assert main(["generate", "image", "--model", "model/pipeline", "--output", "named.png", "--num-images", "2"]) == 0
     assert Image.open("images.png").tobytes() == Image.open("named.png").tobytes()
     assert main(["generate", "--output", "other.png"]) == 2
-    assert "`labels` must be given for a model of 10 classes, got none" in capsys.readouterr().err
+    assert "`labels` must be given for a model of 96 classes, got none" in capsys.readouterr().err
 
 
 def test_classes_of_one_image_and_a_validation_split_without_a_class(steps):
