@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         image_processor: Any
         transformer: Any  # RandARForCausalLM or RARForCausalLM
         id2label: Any
-        components: dict[str, Any]
+
+        @property
+        def components(self) -> dict[str, Any]: ...
 
         def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any: ...
 

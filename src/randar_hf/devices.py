@@ -48,7 +48,7 @@ def _place_parameters(model: Any):
     decoder, device = model.base_model, execution_device(model)
     prefix = "" if decoder is model else f"{model.base_model_prefix}."
     maps = (getattr(getattr(part, "_hf_hook", None), "weights_map", None) for part in model.modules())
-    stored = next((weights.dataset for weights in maps if weights is not None), {})
+    stored: dict[str, Any] = next((weights.dataset for weights in maps if weights is not None), {})
     for name, parameter in list(decoder.named_parameters(recurse=False)):
         if parameter.is_meta and prefix + name not in stored:
             raise ValueError(f"`device_map` must put layers on the disk if {prefix + name!r} is to be there.")
