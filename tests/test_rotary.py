@@ -150,3 +150,9 @@ def test_a_stored_order_of_a_grid_is_refused_for_positions_of_ones_own(model):
     model.generation_config.order = "center_first"
     with pytest.raises(ValueError, match="`order`"):
         model.generate([0], rotary=model.model.rotary_table(4, 4, "cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tables_that_mixed_precision_has_cast_are_taken(dtype):
+    table, states = rotary_table(2, 2, head_dim=8)[1].to(dtype), torch.arange(8.0)
+    assert torch.equal(rotate(states, table), rotate(states, table.float()))

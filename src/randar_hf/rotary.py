@@ -68,7 +68,7 @@ def rotate(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     if states.device.type == "cpu" and not torch.compiler.is_compiling():
         # As a product of complex numbers it takes one pass over memory; torch.compile makes one of what is below.
         pairs = torch.view_as_complex(states.float().unflatten(-1, (-1, 2)).contiguous())  # (..., d/2)
-        turned = torch.view_as_real(pairs * torch.view_as_complex(table.contiguous()))  # (..., d/2, 2)
+        turned = torch.view_as_real(pairs * torch.view_as_complex(table.float().contiguous()))  # (..., d/2, 2)
         return turned.flatten(-2).to(states.dtype)
     first, second = states.float().unflatten(-1, (-1, 2)).unbind(-1)  # (..., d/2) each
     cos, sin = table.unbind(-1)
