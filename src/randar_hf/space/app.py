@@ -25,7 +25,7 @@ ONE_ORDER = (
 FONT = ["system-ui", "sans-serif"]
 THEME = gr.themes.Soft(font=FONT, font_mono=["ui-monospace", "monospace"])
 CSS = """
-.pixels img { image-rendering: pixelated; object-fit: contain; width: 100%; height: 100%; }
+.pixels img { object-fit: contain; width: 100%; height: 100%; }
 .pixels .grid-wrap { padding-top: 2.2rem; }
 table.bars { width: 100%; border-collapse: collapse; }
 table.bars caption { text-align: left; padding-bottom: 0.5em; color: var(--body-text-color); }
