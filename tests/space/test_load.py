@@ -1,8 +1,13 @@
 """Many visitors at once: everyone gets their own images, nobody is lost, and memory stays where it is."""
 
 import random
+import socket
+import subprocess
+import sys
 import threading
 import time
+from types import SimpleNamespace
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -64,13 +69,32 @@ def test_visitors_at_once(app, shipped, images_of):
     check(visit(app, count=12, seconds=2), shipped, images_of)
 
 
+@pytest.fixture
+def served():
+    """The app in a process of its own, so that its memory is not that of the visitors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = subprocess.Popen([sys.executable, "-m", "randar_hf", "space", "--port", str(port)])
+    url = f"http://127.0.0.1:{port}/"
+    for _ in range(120):
+        try:
+            urlopen(url).close()
+            break
+        except OSError:
+            time.sleep(1)
+    yield SimpleNamespace(local_url=url, process=psutil.Process(app.pid))
+    app.terminate()
+    app.wait(30)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "seconds"), [(20, 60), (50, 300)])
-def test_visitors_for_long(app, shipped, images_of, capsys, count, seconds):
-    process = psutil.Process()
-    visit(app, count, 10)  # what is made once
+def test_visitors_for_long(served, shipped, images_of, capsys, count, seconds):
+    process = served.process
+    visit(served, count, 10)  # what is made once
     before = process.memory_info().rss
-    visitors = visit(app, count, seconds)
+    visitors = visit(served, count, seconds)
     grown = process.memory_info().rss - before
     waits = sorted(wait for visitor in visitors for wait in visitor.waits)
     with capsys.disabled():
