@@ -27,7 +27,7 @@ class PackingMixin(Model):
         adapters need [`~PackingMixin.unpack_weights`] first.
 
         Returns:
-            the model, packed.
+            `PreTrainedModel`: the model itself, packed.
 
         Raises:
             ValueError: for a model that is training, has an adapter, is quantised, does not compute on the CPU, or is
