@@ -1,6 +1,6 @@
 """Models whose weights lie as the matrix products of a CPU read them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ else:
 class PackingMixin(Model):
     """Packing of the linear layers' weights, for faster inference on a CPU."""
 
-    def pack_weights(self):
+    def pack_weights(self) -> Self:
         """
         Lay the weights of all linear layers out, once, in the blocks that oneDNN multiplies by on a CPU.
 
@@ -36,7 +36,7 @@ class PackingMixin(Model):
         self._check_packable()
         for name in [name for name, module in self.named_modules() if isinstance(module, Linear)]:
             # One after another: no second copy of the model.
-            self.set_submodule(name, PackedLinear(self.get_submodule(name)))
+            self.set_submodule(name, PackedLinear(cast(Linear, self.get_submodule(name))))
         return self
 
     def _check_packable(self):
@@ -59,10 +59,10 @@ class PackingMixin(Model):
             allowed = " or ".join(map(str, types))
             raise ValueError(f"{about} be of {allowed} on this CPU, got {', '.join(map(str, wrong))}.")
 
-    def unpack_weights(self):
+    def unpack_weights(self) -> Self:
         """Lay packed weights out plain again; make an optimizer only then. Returns the model."""
         for name in [name for name, module in self.named_modules() if isinstance(module, PackedLinear)]:
-            self.set_submodule(name, self.get_submodule(name).unpack())
+            self.set_submodule(name, cast(PackedLinear, self.get_submodule(name)).unpack())
         return self
 
     def train(self, mode: bool = True):
