@@ -11,6 +11,7 @@ HOME = "https://github.com/randar-hf/randar-hf"  # where the repository is publi
 TRAINING = [
     "accelerate>=1.15",
     "datasets>=5.2",
+    "matplotlib>=3.10",
     "peft>=0.21",
     "pyyaml>=6.0",
     "tensorboard>=2.21",

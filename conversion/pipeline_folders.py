@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from randar_hf.cards import Origin
 from randar_hf.checks import check_path
 from randar_hf.modeling_rar import RARForCausalLM
-from randar_hf.outputs import check_output_folder, files_of_runs
+from randar_hf.outputs import check_replaced_folder, files_of_runs
 from randar_hf.pipelines import RandARPipeline, RARPipeline, save_with_code
 from randar_hf.pipelines.loading import load_pipeline
 from randar_hf.replacement import replacing
@@ -143,16 +143,4 @@ def _merged(model: PreTrainedModel) -> RARForCausalLM:
 def _check_output(output: Path, overwrite: bool, sources: tuple[str | os.PathLike, ...]):
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`output` must lie in a folder that exists, got {str(output)!r}.")
-    check_output_folder("output", output)
-    found = files_of_runs(output, *FILES)
-    if not found:
-        return
-    if not overwrite:
-        raise ValueError(f"`output` must be new unless it is to be overwritten, got {str(output)!r}, which exists.")
-    if not (output / "model_index.json").is_file():
-        raise ValueError(f"`output` must be a pipeline's folder to be replaced, got {str(output)!r}.")
-    for source in sources:
-        if output.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-            raise ValueError(
-                f"`output` must not hold what is read, got {str(output)!r}: {str(source)!r} would be lost."
-            )
+    check_replaced_folder("output", output, "model_index.json", overwrite, sources, FILES)

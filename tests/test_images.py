@@ -113,8 +113,14 @@ def test_grey_becomes_ink_on_nothing():
     coloured = Image.new("RGB", (2, 2), (200, 160, 200))
     assert to_ink(coloured).getpixel((0, 0))[3] > 128
     coloured.putpixel((1, 1), (200, 100, 200))
-    with pytest.raises(ValueError, match="only grey images become transparent; .* differ by 100 levels"):
+    with pytest.raises(ValueError, match="`image` must be grey to become transparent, got .* by 100 levels"):
         to_ink(coloured)
+    for function in (to_ink, to_rgb, to_mask):
+        with pytest.raises(TypeError, match="`image` must be a PIL image, got str"):
+            function("icon.png")
+    for colour in ("no colour", 3, None):
+        with pytest.raises(ValueError, match=f"`colour` must be a colour that Pillow knows.*{colour}"):
+            to_ink(ramp, colour)
 
 
 def test_files_are_read_whatever_their_suffix(tmp_path):

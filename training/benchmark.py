@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModelForCausalLM
 
-from randar_hf.bench import fill_zero_weights, model_config, peak_memory
+from randar_hf.bench import fill_zero_weights, model_config
 from randar_hf.devices import check_device
+from randar_hf.memory import peak_memory
 
 from .accelerator import endless_batches, make_accelerator
 from .model_building import build_model

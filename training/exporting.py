@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.checks import check_path
 from randar_hf.configuration_generation import RandARGenerationConfig
-from randar_hf.outputs import check_output_folder, files_of_runs
+from randar_hf.outputs import check_output_folder, check_replaced_folder, files_of_runs
 from randar_hf.replacement import replacing
 
 from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoints
@@ -65,7 +65,10 @@ def export_run(
     is_tokenizer = command == "train-tokenizer"
     chosen = find_exported(run, checkpoint)
     output = output or run / ("tokenizer" if is_tokenizer else "pipeline")
-    _check_output(output, "config.json" if is_tokenizer else "model_index.json", run, overwrite)
+    if output.resolve() in (run.resolve(), *run.resolve().parents):
+        raise ValueError(f"`output` must not hold the run, got {str(output)!r}")
+    marker = "config.json" if is_tokenizer else "model_index.json"
+    check_replaced_folder("output", output, marker, overwrite, (), FILES)
     if is_tokenizer:
         if tokenizer is not None:
             raise ValueError(f"`tokenizer` must be None for a run of `randar-hf train-tokenizer`, got {tokenizer!r}")
@@ -77,7 +80,7 @@ def export_run(
         names = {field.name for field in fields(TrainingConfig)} & set(settings)
         config = TrainingConfig(**{name: settings[name] for name in names})
         result = make_pipeline(load_checkpoint_model(chosen, config), load_tokenizer(tokenizer))
-    with replacing(output) as folder:
+    with replacing(output, keep=not files_of_runs(output, *FILES)) as folder:
         result.save_pretrained(folder)
         if not is_tokenizer:
             results = results_of(run, chosen.progress)
@@ -170,18 +173,6 @@ def _read_run(run: Path) -> tuple[str, dict]:
         return content["command"], content["config"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"`run` must be the folder of a run, got {str(run)!r} without a readable run.json") from error
-
-
-def _check_output(output: Path, marker: str, run: Path, overwrite: bool) -> None:
-    """Raise for a folder that cannot be written, is there and not to be replaced, or holds something else."""
-    if output.resolve() in (run.resolve(), *run.resolve().parents):
-        raise ValueError(f"`output` must not hold the run, got {str(output)!r}")
-    check_output_folder("output", output)
-    found = files_of_runs(output, *FILES)
-    if found and not overwrite:
-        raise ValueError(f"`output` must be new unless it is to be overwritten, got {str(output)!r}, which exists")
-    if found and not (output / marker).is_file():
-        raise ValueError(f"`output` must be a folder with {marker} to be replaced, got {str(output)!r}")
 
 
 __all__ = ["export_run", "find_exported", "load_checkpoint_model", "load_checkpoint_tokenizer"]

@@ -6,8 +6,6 @@ docs/training.md compares the sums with measured peaks.
 
 import logging
 import os
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -152,13 +150,6 @@ def encoding_memory(vqvae: VQModel, image_size: int, batch_size: int) -> Memory:
 def process_memory(device: torch.device) -> int:
     """Bytes that this process has on a device: all of it on a CPU."""
     return psutil.Process().memory_info().rss if device.type == "cpu" else torch.cuda.memory_reserved(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had on a device."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def check_fits(

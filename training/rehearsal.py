@@ -5,20 +5,22 @@ from contextlib import closing
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from randar_hf.memory import peak_memory
+
 from .accelerator import endless_batches
-from .memory_estimate import Memory, format_bytes, peak_memory
+from .memory_estimate import Memory, format_bytes
 
 
 TIMED_STEPS = 3
 
 
-def rehearse(run, memory: Memory | None, images: int) -> None:
+def rehearse(run, memory: Memory | None, accumulation: int = 1) -> None:
     """Take a step whose operations are counted and three that are timed, and print what the whole run takes.
 
     Args:
         run: a `ResumableRun` that has taken no step; it cannot go on after this.
         memory: the estimate, if there is one.
-        images: of an optimizer step, of all processes.
+        accumulation: forward passes of each process per optimizer step.
     """
     counter, is_compiled = FlopCounterMode(display=False), getattr(run.config, "compile", False)
     seconds, started = [], time.perf_counter()
@@ -41,12 +43,14 @@ def rehearse(run, memory: Memory | None, images: int) -> None:
     if not run.accelerator.is_main_process:
         return
     steps, each = run.config.max_steps, sum(seconds[1:]) / TIMED_STEPS
+    passes = accumulation * run.accelerator.num_processes
+    images = passes * run.config.batch_size
     lines = [
         f"randar-hf {run.command}: a dry run, nothing was written",
         *describe_memory(memory, run.accelerator.device),
     ]
     if not is_compiled:
-        flops = counter.get_total_flops() * images / run.config.batch_size  # the last micro-step's is the counter's
+        flops = counter.get_total_flops() * passes  # the counter's are those of the last pass, on this process
         lines.append(f"operations: {flops:.3g} FLOP a step of {images} images, {flops * steps:.3g} in {steps:,} steps")
     lines.append(f"time: {each:.3g} s a step, {format_time(each * steps)} for {steps:,} steps, without validation")
     print("\n".join(filter(None, lines)))

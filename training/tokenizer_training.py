@@ -86,7 +86,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
             vqvae.zero_grad()
             run = TokenizerRun(config, accelerator, vqvae, *loaders)
             if config.dry_run:
-                rehearse(run, memory, config.batch_size)
+                rehearse(run, memory)
                 return {}
             run.run(checkpoint)
             metrics = run.finish()

@@ -85,7 +85,7 @@ def train(config: TrainingConfig) -> Path:
             model = build_model(config, model_config, pretrained)
             trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
             if config.dry_run:
-                rehearse(trainer, memory, config.batch_size * config.gradient_accumulation_steps)
+                rehearse(trainer, memory, config.gradient_accumulation_steps)
                 return folder
             trainer.run(checkpoint)
             trainer.save_model()

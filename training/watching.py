@@ -11,11 +11,8 @@ from accelerate import Accelerator
 from .failures import TrainingError
 
 
-WATCHED_STEPS, EVERY, GROWTH = (
-    100,
-    10,
-    3.0,
-)  # a loss explodes when its mean over `EVERY` steps is so many times the first
+# A loss explodes when its mean over `EVERY` steps is `GROWTH` times the first.
+WATCHED_STEPS, EVERY, GROWTH = 100, 10, 3.0
 TIMED_STEPS, SPREAD = 20, 10.0
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

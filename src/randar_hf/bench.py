@@ -1,8 +1,6 @@
 """Speed and memory of generation with random weights."""
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from .checks import check_grid_size
 from .configuration_randar import SIZES
 from .devices import check_device
 from .layout import sequence_length
+from .memory import peak_memory
 from .orders import make_order
 from .threads import warn_of_busy_cores
 
@@ -216,14 +215,6 @@ def fill_zero_weights(model: PreTrainedModel):
     for name, parameter in model.named_parameters():
         if name == "lm_head.weight" or "modulation" in name:
             torch.nn.init.normal_(parameter, std=model.config.initializer_range)
-
-
-def peak_memory(device: str) -> float:
-    """Peak bytes so far: of the whole process on a CPU, of torch's allocator on a GPU."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def random_model(model_type: str, size: str, dtype: torch.dtype, device: str) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import CompileConfig
 
-from .bench import peak_memory, random_model
+from .bench import random_model
+from .memory import peak_memory
 from .modeling_randar import RandARForCausalLM
 from .modeling_rar import RARForCausalLM
 

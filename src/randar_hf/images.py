@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 
 
 MAX_FILE_BYTES = 2**30
@@ -112,22 +112,28 @@ def to_ink(image: Image.Image, colour: str = "black") -> Image.Image:
         `PIL.Image.Image`: of the same size and the mode RGBA.
 
     Raises:
-        ValueError: if the image is coloured, so that a grey level would not tell what is ink.
+        ValueError: if the image is coloured, so that a grey level would not tell what is ink, or for no colour.
     """
+    try:
+        rgb = ImageColor.getrgb(colour)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"`colour` must be a colour that Pillow knows, such as 'black', got {colour!r}.") from error
     pixels = np.asarray(to_rgb(image)).astype(np.int32)  # (H, W, 3)
     difference = np.ptp(pixels, axis=2).max()
     if difference > MAX_COLOUR:
         raise ValueError(
-            f"only grey images become transparent; the channels of this one differ by {difference} levels"
+            f"`image` must be grey to become transparent, got one whose channels differ by {difference} levels."
         )
     alpha = ((pixels.mean(axis=2) - EMPTY) / (FULL - EMPTY)).clip(0, 1)  # (H, W)
-    ink = Image.new("RGBA", image.size, colour)
+    ink = Image.new("RGBA", image.size, rgb)
     ink.putalpha(Image.fromarray((255 * alpha).round().astype(np.uint8)))
     return ink
 
 
 def _flatten(image: Image.Image, ground: str) -> Image.Image:
     """The image upright, of at most 8 bits, composed on a ground where it is transparent."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"`image` must be a PIL image, got {type(image).__name__}.")
     if image.mode == "F":
         raise ValueError("its pixels are floating point numbers, whose range nothing tells; give 8 or 16 bits")
     image = ImageOps.exif_transpose(image)

@@ -1,5 +1,6 @@
-"""How much memory is free, and whether decoding fits into it, told before it starts."""
+"""How much memory is free and was used, and whether decoding fits, told before it starts."""
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,16 @@ def free_memory(device: torch.device) -> int | None:
         return None
     limits: list[int | None] = [psutil.virtual_memory().available, _free_in_container(), _free_addresses()]
     return max(0, min(limit for limit in limits if limit is not None))
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Peak bytes so far: of the whole process on a CPU, of torch's allocator on a CUDA device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows, where all else works
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def check_memory(num_tokens: int, num_bytes: int, device: torch.device, argument: str = "`grid_size`"):
@@ -86,4 +97,4 @@ def _read_lines(path: Path) -> list[str]:
         return []
 
 
-__all__ = ["check_memory", "free_memory"]
+__all__ = ["check_memory", "free_memory", "peak_memory"]

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -53,6 +54,34 @@ def check_output_folder(name: str, folder: Path):
     if not above.is_dir():
         raise ValueError(f"`{name}` must lie in a folder, got {str(folder)!r} in the file {str(above)!r}.")
     _check_writable(name, folder, above)
+
+
+def check_replaced_folder(
+    name: str, folder: Path, marker: str, overwrite: bool, sources: Iterable[str | os.PathLike], files: tuple[str, ...]
+):
+    """
+    Raise a `ValueError` for a folder that cannot be written, is there and not to be replaced, or holds something else.
+
+    Args:
+        name (`str`): the argument that gives it, for the message.
+        folder (`pathlib.Path`): need not exist.
+        marker (`str`): the file by which a folder of the kind that is written is known.
+        overwrite (`bool`): whether such a folder may be replaced.
+        sources (`Iterable`): what is read, which must not lie in a folder that is replaced.
+        files (`tuple[str, ...]`): what is written beside `FILES_OF_RUNS`.
+    """
+    check_output_folder(name, folder)
+    if not files_of_runs(folder, *files):
+        return
+    if not overwrite:
+        raise ValueError(f"`{name}` must be new unless it is to be overwritten, got {str(folder)!r}, which exists.")
+    if not (folder / marker).is_file():
+        raise ValueError(f"`{name}` must be a folder with {marker} to be replaced, got {str(folder)!r}.")
+    for source in sources:
+        if folder.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise ValueError(
+                f"`{name}` must not hold what is read, got {str(folder)!r}: {str(source)!r} would be lost."
+            )
 
 
 def check_output_file(name: str, path: str | os.PathLike, suffixes: tuple[str, ...], overwrite: bool) -> Path:

@@ -334,7 +334,7 @@ def test_folders_that_hold_something_else_are_never_replaced(published_files, tm
     assert (home / "thesis.tex").read_text() == "precious" and (home / "latest").is_symlink()
     (home / "model_index.json").unlink()
     code, error = run(capsys, checkpoint, home, *options)
-    assert code == 2 and "must be a pipeline's folder to be replaced" in error[0]
+    assert code == 2 and "must be a folder with model_index.json to be replaced" in error[0]
     assert run(capsys, checkpoint, tmp_path / "out", *options)[0] == 0
     checkpoint.rename(tmp_path / "out" / "model.pt")
     code, error = run(capsys, tmp_path / "out" / "model.pt", tmp_path / "out", *options)

@@ -115,6 +115,11 @@ def test_a_run_that_was_stopped_is_exported_by_the_command(settings, monkeypatch
     assert_close(weights(folder / "pipeline/transformer"), weights(folder / "checkpoint-6"), rtol=0, atol=0)
     assert cli.main(["export", str(folder), "--checkpoint", "3"]) == 2
     assert "`output` must be new unless it is to be overwritten, got" in capsys.readouterr().err
+    (folder.parent / "mine").mkdir()
+    (folder.parent / "mine" / "notes.txt").write_text("kept")
+    assert cli.main(["export", str(folder), "--checkpoint", "3", "--output", str(folder.parent / "mine")]) == 0
+    assert (folder.parent / "mine" / "model_index.json").is_file()
+    assert (folder.parent / "mine" / "notes.txt").read_text() == "kept"
     assert cli.main(["export", str(folder), "--checkpoint", "3", "--overwrite"]) == 0
     assert_close(weights(folder / "pipeline/transformer"), weights(folder / "checkpoint-3"), rtol=0, atol=0)
     assert "4 x 4 tokens" in (folder / "pipeline" / "README.md").read_text()

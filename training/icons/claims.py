@@ -22,6 +22,7 @@ from transformers import HfArgumentParser
 from randar_hf.evaluation.metrics import frechet_distance
 from randar_hf.files import write_text
 from randar_hf.orders import FIXED_ORDER_NAMES
+from randar_hf.outputs import check_output_folder
 from randar_hf.pipelines.loading import load_pipeline
 
 from ..outputs import write_json
@@ -29,7 +30,7 @@ from ..trainer import train
 from ..training_config import TrainingConfig
 from ..validation import check_fields, check_positive
 from .classifier import load_classifier, read_icons, same_object
-from .measures import decode_images, generate_tokens, load_icons
+from .measures import check_num_images, decode_images, generate_tokens, load_icons
 from .names import class_names
 from .recipe import run_or_go_on
 from .zero_shot import fit_probe, pooled_features
@@ -134,7 +135,8 @@ class ClaimsConfig:
 
     def __post_init__(self):
         check_fields(self)
-        check_positive(self, "max_steps", "batch_size", "num_images", "num_probed")
+        check_positive(self, "max_steps", "batch_size", "num_probed")
+        check_num_images(self)
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"`seeds` must be one or more, each at least 0, got {self.seeds}")
 
@@ -200,8 +202,9 @@ def measure_claims(config: ClaimsConfig) -> dict:
         ValueError: the data cannot be loaded, or the folder holds runs of other settings.
     """
     folder = Path(config.output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output_folder("output_dir", folder)
     file, judge = folder / "results.json", Judge(config)
+    folder.mkdir(parents=True, exist_ok=True)
     results = json.loads(file.read_text()) if file.is_file() else {}
     for seed, (claim, row) in product(config.seeds, chosen_rows(config)):
         pipeline = trained_pipeline(config, row.model, seed)

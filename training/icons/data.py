@@ -63,6 +63,15 @@ class Icon:
     ink: Image.Image
 
 
+def check_package(source: Path) -> None:
+    """Raise a `FileNotFoundError` for a folder that is no unpacked @iconify/json."""
+    if not (source / "collections.json").is_file():
+        raise FileNotFoundError(
+            f"`source` must be the folder of an unpacked @iconify/json, got {str(source)!r}, which has no "
+            f"collections.json; `npm pack @iconify/json@{VERSION}` and `tar xzf` make a folder `package`"
+        )
+
+
 def read_package(source: Path) -> tuple[list[Icon], dict]:
     """Draw all icons of OBJECTS, those whose name contradicts how they look left out.
 
@@ -75,11 +84,7 @@ def read_package(source: Path) -> tuple[list[Icon], dict]:
     Raises:
         FileNotFoundError: the folder holds no `collections.json`.
     """
-    if not (source / "collections.json").is_file():
-        raise FileNotFoundError(
-            f"`source` must be the folder of an unpacked @iconify/json, got {str(source)!r}, which has no "
-            f"collections.json; `npm pack @iconify/json@{VERSION}` and `tar xzf` make a folder `package`"
-        )
+    check_package(source)
     collections = json.loads((source / "collections.json").read_text())
     collections = {prefix: entry for prefix, entry in collections.items() if is_taken(prefix, entry)}
     icons = []

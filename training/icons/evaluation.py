@@ -17,12 +17,13 @@ from randar_hf.evaluation.metrics import frechet_distance
 from randar_hf.pipelines.loading import load_pipeline
 
 from ..outputs import write_json
-from ..validation import check_fields, check_positive
+from ..validation import check_fields
 from .classifier import load_classifier, read_icons, same_object
 from .drawing import contact_sheet
 from .measures import (
     Icons,
     bits_per_token,
+    check_num_images,
     decode_images,
     generate_tokens,
     load_icons,
@@ -50,9 +51,7 @@ class IconEvaluationConfig:
 
     def __post_init__(self):
         check_fields(self)
-        check_positive(self, "num_images")
-        if self.num_images < 2:
-            raise ValueError(f"`num_images` must be at least 2, got {self.num_images}")
+        check_num_images(self)
 
 
 def evaluate_icons(config: IconEvaluationConfig) -> dict:

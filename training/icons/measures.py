@@ -31,6 +31,12 @@ class Icons:
         return Icons(self.tokens[:count], self.labels[:count], self.images[:count])
 
 
+def check_num_images(config) -> None:
+    """Raise a `ValueError` unless `config.num_images` is at least 2, of which a distance can be computed."""
+    if config.num_images < 2:
+        raise ValueError(f"`num_images` must be at least 2, got {config.num_images}")
+
+
 def load_icons(vqvae, dataset: str, split: str, count: int | None = None) -> Icons:
     """A split of the data set, or its first `count` rows, with their tokens."""
     rows = load_rows(dataset, split if count is None else f"{split}[:{count}]")

@@ -13,7 +13,7 @@ output folder it writes `images/`, `tokenizer/`, `tokens/`, `icons-run/` and `ic
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -35,6 +35,7 @@ from ..validation import check_fields, check_not_negative
 from .classifier import ClassifierConfig, train_classifier
 from .data import IconDataConfig, write_icons
 from .evaluation import IconEvaluationConfig, evaluate_icons
+from .measures import check_num_images
 
 
 # The settings that are stored with the models: of those that were tried, those with the best numbers.
@@ -58,6 +59,7 @@ class IconRecipeConfig:
     def __post_init__(self):
         check_fields(self)
         check_not_negative(self, "seed")
+        check_num_images(self)
 
 
 def run_recipe(config: IconRecipeConfig) -> dict:
@@ -70,6 +72,8 @@ def run_recipe(config: IconRecipeConfig) -> dict:
         FileNotFoundError: `source` is no unpacked @iconify/json.
         ValueError: a folder holds another run than the one that is to go on.
     """
+    for name in (config.recipe, config.rar_recipe):
+        load_recipe(name, "train")  # a wrong one is no news for the end
     folder = Path(config.output_dir).expanduser()
     images, classifier = str(folder / "images"), str(folder / "classifier")
     if not Path(images).is_dir():
@@ -146,11 +150,13 @@ def as_command(name: str, config) -> str:
     """The `randar-hf` command that does what a call with `config` does."""
     words = ["randar-hf", name]
     for option in fields(config):
-        value = getattr(config, option.name)
-        default = option.default if option.default_factory is MISSING else option.default_factory()
-        if value != default:
-            values = value if isinstance(value, list) else [] if value is True else [value]
-            words += ["--" + option.name.replace("_", "-"), *map(str, values)]
+        value, spelled = getattr(config, option.name), option.name.replace("_", "-")
+        if value == option.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{spelled}" if value else f"--no-{spelled}")
+        else:
+            words += [f"--{spelled}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
 
 

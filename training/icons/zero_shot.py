@@ -22,15 +22,16 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser
 
 from randar_hf.evaluation.metrics import frechet_distance
+from randar_hf.outputs import check_output_folder
 from randar_hf.pipelines import RandARExtrapolationPipeline, RandARInpaintPipeline
 from randar_hf.pipelines.loading import load_pipeline
 
 from ..outputs import write_json
 from ..validation import check_fields, check_positive
 from .classifier import IconClassifier, load_classifier, read_icons, same_object, to_grey
-from .data import HELD_OUT_SCALE, drop_duplicates, read_package
+from .data import HELD_OUT_SCALE, check_package, drop_duplicates, read_package
 from .drawing import contact_sheet, place
-from .measures import BATCH_SIZE, Icons, decode_images, generate_tokens, generators, load_icons
+from .measures import BATCH_SIZE, Icons, check_num_images, decode_images, generate_tokens, generators, load_icons
 from .names import STYLES, class_names
 
 
@@ -63,7 +64,8 @@ class ZeroShotConfig:
 
     def __post_init__(self):
         check_fields(self)
-        check_positive(self, "num_images", "num_classified", "num_orders", "num_probed")
+        check_positive(self, "num_classified", "num_orders", "num_probed")
+        check_num_images(self)
 
 
 def evaluate_zero_shot(config: ZeroShotConfig) -> dict:
@@ -78,12 +80,14 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> dict:
         FileNotFoundError: the model, the classifier or the source is not there.
         ValueError: the data cannot be loaded.
     """
+    output = Path(config.output).expanduser()
+    check_output_folder("output", output.parent)
+    check_package(Path(config.source).expanduser())
     classifier = load_classifier(config.classifier)
     pipeline = load_pipeline("model", config.model, "RandARInpaintPipeline")
     pipeline.set_progress_bar_config(disable=True)
     train = load_icons(pipeline.vqvae, config.dataset, "train", config.num_probed)
     held_out = load_icons(pipeline.vqvae, config.dataset, "validation")
-    output = Path(config.output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
     numbers = {}
     for name, measure in {
