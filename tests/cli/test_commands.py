@@ -115,7 +115,7 @@ def test_what_cannot_be_transparent_is_told(folder, capsys):
     code, error = run(capsys, *words, folder / "out.jpg")
     assert code == 2 and "`--output` must end in .png or .webp with `--transparent`" in error
     code, error = run(capsys, *words, folder / "out.png")
-    assert code == 2 and "only grey images become transparent" in error
+    assert code == 2 and "`image` must be grey to become transparent" in error
     assert not list(folder.glob("out.*"))
 
 
