@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
+from transformers import CompileConfig
 
 from randar_hf.linear import Linear, PackedLinear
 
@@ -83,6 +84,8 @@ def test_packed_weights_are_not_trained(packable):
         packable.train()
     with pytest.raises(ValueError, match="PackedLinear.* is not supported"):
         get_peft_model(packable, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"`compile_config` must have another backend .*got 'inductor'"):
+        packable.generate(0, compile_config=CompileConfig())
     packable(labels, labels=labels).loss.backward()
     assert packable.lm_head.weight.grad is None and packable.model.embed_tokens.weight.grad is not None
 

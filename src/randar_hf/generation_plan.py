@@ -126,8 +126,8 @@ class GenerationPlanMixin(ModelHost):
         guidance = Guidance(
             config.guidance_scale, config.guidance_schedule, spatial_guidance_scale, config.guidance_power
         )
-        if compile_config is not None and not isinstance(compile_config, CompileConfig):
-            raise TypeError(f"`compile_config` must be a CompileConfig of transformers, got {compile_config!r}.")
+        if compile_config is not None:
+            self._check_compile_config(compile_config)
         num_known = [0] * shape[0]
         if known_mask is not None:
             known_mask = check_mask("known_mask", known_mask, shape).cpu()
@@ -154,6 +154,15 @@ class GenerationPlanMixin(ModelHost):
         )
         self._check_fixed_order(plan)
         return plan
+
+    def _check_compile_config(self, compile_config: CompileConfig):
+        if not isinstance(compile_config, CompileConfig):
+            raise TypeError(f"`compile_config` must be a CompileConfig of transformers, got {compile_config!r}.")
+        if self.is_packed and compile_config.backend == "inductor":
+            raise ValueError(
+                "`compile_config` must have another backend than 'inductor' for packed weights, got 'inductor', which "
+                "cannot read them: call `unpack_weights()` first."
+            )
 
     def check_order(self, order: torch.Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
         """An order (B, N) on the CPU; raises a `ValueError` for no permutation, or one that the model cannot take."""

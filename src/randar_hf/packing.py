@@ -18,6 +18,11 @@ else:
 class PackingMixin(Model):
     """Packing of the linear layers' weights, for faster inference on a CPU."""
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether weights of linear layers are packed."""
+        return any(isinstance(module, PackedLinear) for module in self.modules())
+
     def pack_weights(self) -> Self:
         """
         Lay the weights of all linear layers out, once, in the blocks that oneDNN multiplies by on a CPU.
@@ -67,7 +72,7 @@ class PackingMixin(Model):
 
     def train(self, mode: bool = True):
         """Set the mode; a `ValueError` for training with packed weights."""
-        if mode and any(isinstance(module, PackedLinear) for module in self.modules()):
+        if mode and self.is_packed:
             raise ValueError("Packed weights cannot be trained: call `unpack_weights()` before `train()`.")
         return super().train(mode)
 

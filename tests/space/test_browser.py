@@ -30,6 +30,21 @@ def go_to(page, tab):
     page.get_by_role("tab", name=tab, exact=True).click()
 
 
+def until(page, condition):
+    """Wait until a condition in Python holds."""
+    for _ in range(TIMEOUT // 250):
+        if condition():
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("what was waited for did not come")
+
+
+def choose_example(page):
+    """Choose the first example of the tab, and wait until it is the image to work on."""
+    page.locator("button.thumbnail-item:visible").first.click()
+    expect(page.locator("[data-testid=image]:visible img").first).to_be_visible()
+
+
 def shown(page, selector, count=1):
     """The pixels (H, W, 3) of so many images that the page shows, once they are loaded, as files of the server."""
     images = page.locator(f"{selector} img")
@@ -106,20 +121,23 @@ def test_edit_with_a_brush(open_page, keep):
     go_to(page, "Edit")
     page.click("#edit-run")
     expect(page.get_by_text("There is no image yet")).to_be_visible()
-    page.locator("button.thumbnail-item:visible").first.click()
     page.wait_for_selector("#edit-editor canvas")
-    page.wait_for_timeout(1500)
+    empty = seen(page)
+    choose_example(page)
+    until(page, lambda: not np.array_equal(seen(page), empty))
     page.click("#edit-run")
     expect(page.get_by_text("Nothing is painted").first).to_be_visible()
     clean = seen(page)
+
+    def painted():
+        return (abs(seen(page) - clean).sum(axis=2) > 100).sum()
+
     paint(page, left=0.1)
-    page.wait_for_timeout(500)
-    strokes = (abs(seen(page) - clean).sum(axis=2) > 100).sum()
+    until(page, lambda: painted() > 1000)
+    strokes = painted()
     page.locator("#edit-editor button[aria-label='Erase']").click()
     paint(page, left=0.05, right=0.5)
-    page.wait_for_timeout(500)
-    left = (abs(seen(page) - clean).sum(axis=2) > 100).sum()
-    assert strokes > 1000 and 0.2 * strokes < left < 0.8 * strokes  # both are seen
+    until(page, lambda: 0.2 * strokes < painted() < 0.8 * strokes)
     page.click("#edit-run")
     answers = shown(page, "#edit-answers", 4)
     original, edited = shown(page, "#edit-slider", 2)
@@ -130,11 +148,9 @@ def test_edit_with_a_brush(open_page, keep):
     assert changed[:, half:].any() and not changed[:, : half // 2].any()
     assert np.array_equal(edited[::factor, ::factor], answers[0])
     other = next(i for i, answer in enumerate(answers) if not np.array_equal(answer, answers[0]))
+    before = page.evaluate("() => document.querySelectorAll('#edit-slider img')[1].src")
     page.locator("#edit-answers button.thumbnail-item").nth(other).click()
-    page.wait_for_function(
-        "before => document.querySelectorAll('#edit-slider img')[1].src !== before",
-        arg=page.locator("#edit-slider img").nth(1).get_attribute("src"),
-    )
+    page.wait_for_function("before => document.querySelectorAll('#edit-slider img')[1].src !== before", arg=before)
     assert np.array_equal(shown(page, "#edit-slider", 2)[1][::factor, ::factor], answers[other])
     keep(page, "edit")
 
@@ -142,8 +158,7 @@ def test_edit_with_a_brush(open_page, keep):
 def test_extend_enlarge_and_understand(open_page, keep, shipped):
     page = open_page()
     go_to(page, TABS[2])
-    page.locator("button.thumbnail-item:visible").first.click()
-    page.wait_for_timeout(1000)
+    choose_example(page)
     page.click("#extend-run")
     page.wait_for_selector("#extend-result img")
     page.click("#enlarge-run")
@@ -156,15 +171,10 @@ def test_extend_enlarge_and_understand(open_page, keep, shipped):
     assert wide.shape[1] == 2 * columns * factor and wide[:, : factor * columns // 4].std() > 0
     keep(page, "extend")
     go_to(page, TABS[3])
-    page.locator("button.thumbnail-item:visible").first.click()
-    page.wait_for_timeout(1000)
+    choose_example(page)
     page.click("#understand-run")
+    page.wait_for_selector("table.bars .bar")
     widths = page.locator("table.bars .bar").evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width)")
-    if not widths:
-        page.wait_for_selector("table.bars")
-        widths = page.locator("table.bars .bar").evaluate_all(
-            "bars => bars.map(bar => bar.getBoundingClientRect().width)"
-        )
     assert len(widths) == min(10, shipped.transformer.config.num_classes)
     assert widths == sorted(widths, reverse=True) and widths[0] > 100 > widths[-1]
     once, twice = shown(page, "#understand-once")[0], shown(page, "#understand-twice")[0]
@@ -187,10 +197,14 @@ def test_a_run_is_stopped_in_the_middle(open_page, shipped, monkeypatch):
     page.click("#generate-run")
     (partial,) = shown(page, "#generate-sheet")
     page.click("#generate-stop")
-    page.wait_for_timeout(1500)
-    stopped = len(passes)
-    page.wait_for_timeout(1500)
-    assert 0 < stopped == len(passes) < shipped.transformer.generation_config.num_inference_steps
+
+    def is_quiet():
+        before = len(passes)
+        page.wait_for_timeout(1500)
+        return before == len(passes)
+
+    until(page, is_quiet)
+    assert 0 < len(passes) < shipped.transformer.generation_config.num_inference_steps
     (left,) = shown(page, "#generate-sheet")
     grey = ((left == 127) | (left == 128)).all(axis=2).mean()
     assert grey > 0.1 and page.locator("#generate-images img").count() == 0
