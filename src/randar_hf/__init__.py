@@ -70,5 +70,7 @@ def _is_command_line() -> bool:
     return words in as_module or bool(words) and Path(words[0]).stem == "randar-hf"
 
 
-if not _is_command_line():
+if _is_command_line():
+    import_module(f"{__name__}.early_interrupts").answer_interrupts()
+else:
     import_module(f"{__name__}.auto_classes")

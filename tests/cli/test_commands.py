@@ -1,8 +1,10 @@
 """The command line: exit codes, one line for wrong input, nothing overwritten."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,6 +266,29 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, during):
 
     monkeypatch.setattr(during, interrupted)
     assert run(capsys, "demo") == (130, "randar-hf demo: interrupted\n")
+
+
+PROGRAMS = [[sys.executable, "-m", "randar_hf"], [str(Path(sys.executable).with_name("randar-hf"))]]
+INTERRUPTS = {
+    "typer.py": "{}",  # which the command line imports first of all
+    "torch.py": "{}",  # which the command imports
+    "sitecustomize.py": "import atexit\natexit.register(lambda: [{}])",  # when all is done
+}
+
+
+@pytest.mark.parametrize("module", INTERRUPTS)
+@pytest.mark.parametrize(
+    "program", [[sys.executable, "-m", "randar_hf"], [Path(sys.executable).with_name("randar-hf")]]
+)
+def test_ctrl_c_is_no_traceback_whenever_it_comes(tmp_path, module, program):
+    interrupt = "__import__('os').kill(__import__('os').getpid(), 2), __import__('time').sleep(20)"
+    (tmp_path / module).write_text(INTERRUPTS[module].format(interrupt))
+    words = ["train", "--help"] if module != "torch.py" else ["train", "--dataset=no", f"--output-dir={tmp_path}/run"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*program, *words], env=environment, capture_output=True, text=True, timeout=20)
+    said = done.stderr.splitlines()
+    assert done.returncode == 130 and "randar-hf train: interrupted" in said and not (tmp_path / "run").exists()
+    assert all(line.startswith("randar-hf train: ") for line in said)
 
 
 def test_nothing_is_overwritten_unless_asked(folder, capsys):

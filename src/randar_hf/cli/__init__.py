@@ -122,11 +122,13 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="randar-hf", standalone_mode=False) or 0
-        if code == 130:  # also before the command itself had begun
-            print(f"{' '.join(['randar-hf', *words[:1]])}: interrupted", file=sys.stderr)
-        return code
+    except KeyboardInterrupt:  # before or after typer could take it
+        code = 130
     except typer.TyperException as error:  # of the words themselves
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "randar-hf"
         print(f"{command}: error: {' '.join(error.format_message().split())}", file=sys.stderr)
         return error.exit_code
+    if code == 130:  # also before the command itself had begun
+        sys.stderr.write(f"{' '.join(['randar-hf', *words[:1]])}: interrupted\n")
+    return code

@@ -24,12 +24,14 @@ def acknowledging(command: str) -> Iterator[None]:
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_answer, args=(reading, command), daemon=True).start()
+    thread = threading.Thread(target=_answer, args=(reading, command), daemon=True)
+    thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(former)
         writing.close()
+        thread.join()
 
 
 def _answer(reading: socket.socket, command: str):
@@ -37,5 +39,4 @@ def _answer(reading: socket.socket, command: str):
         while number := reading.recv(1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 name = signal.Signals(number[0]).name
-                message = f"randar-hf {command}: {name}, stopping; what was trained is saved first"
-                print(message, file=sys.stderr, flush=True)
+                sys.stderr.write(f"randar-hf {command}: {name}, stopping; what was trained is saved first\n")
