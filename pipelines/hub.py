@@ -61,9 +61,7 @@ def check_no_adapter(pipeline: DiffusionPipeline):
 class HubMixin(PipelineHost):
     """Gives a pipeline's folder its card and `pipeline.py`, wherever it is saved or pushed to."""
 
-    def make_card(
-        self, repo_id: str, origin: Origin | None = None, has_code: bool = False, results: str | None = None
-    ) -> ModelCard:
+    def make_card(self, repo_id: str, origin: Origin | None = None, has_code: bool = False) -> ModelCard:
         """
         The model card of this pipeline.
 
@@ -71,7 +69,6 @@ class HubMixin(PipelineHost):
             repo_id (`str`): what `from_pretrained` is to be called with.
             origin ([`~randar_hf.cards.Origin`], *optional*): of published weights.
             has_code (`bool`): whether the code lies beside the weights.
-            results (`str`, *optional*): what was measured, of a pipeline without an origin.
 
         Returns:
             `huggingface_hub.ModelCard`: the card. A pipeline loaded from a folder keeps the card that lies there,
@@ -81,8 +78,9 @@ class HubMixin(PipelineHost):
             loaded_from = Path(self.name_or_path) / "README.md"
             if loaded_from.is_file() and not loaded_from.is_symlink():
                 card = ModelCard.load(loaded_from)
-                name = loaded_from.resolve().parent.name
-                card.text = card.text.replace(f'from_pretrained("{name}"', f'from_pretrained("{repo_id}"')
+                name, title = loaded_from.resolve().parent.name, repo_id.rstrip("/").split("/")[-1]
+                text = card.text.replace(f"\n# {name}\n", f"\n# {title}\n", 1)
+                card.text = text.replace(f'from_pretrained("{name}"', f'from_pretrained("{repo_id}"')
                 return card
         config, factor = self.transformer.config, self.image_processor.config.vae_scale_factor
         name = self.id2label.get(0)
@@ -96,7 +94,7 @@ class HubMixin(PipelineHost):
             origin=origin,
             has_code=has_code,
             examples=[each.split(",")[0] for each in list(self.id2label.values())[:3]],
-            results=results,
+            results=self.transformer.card_results,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):

@@ -22,7 +22,7 @@ from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoi
 from .data.token_files import load_tokenizer
 from .lora import add_adapter, merge_adapter
 from .previews import make_pipeline
-from .run_report import results_of
+from .run_report import describe_run
 from .run_settings import RUN_FILE
 from .training_config import TrainingConfig, model_class
 
@@ -61,7 +61,7 @@ def export_run(
     if output is not None:
         output = check_path("output", output)
         check_output_folder("output", output)
-    command, settings = _read_run(run)
+    command, settings, num_processes = _read_run(run)
     is_tokenizer = command == "train-tokenizer"
     chosen = find_exported(run, checkpoint)
     output = output or run / ("tokenizer" if is_tokenizer else "pipeline")
@@ -79,12 +79,13 @@ def export_run(
             raise ValueError(f"`tokenizer` must be given, since the run was given none, got None for {str(run)!r}")
         names = {field.name for field in fields(TrainingConfig)} & set(settings)
         config = TrainingConfig(**{name: settings[name] for name in names})
-        result = make_pipeline(load_checkpoint_model(chosen, config), load_tokenizer(tokenizer))
+        model = load_checkpoint_model(chosen, config)
+        model.card_results = describe_run(run, chosen.progress, config, num_processes)
+        result = make_pipeline(model, load_tokenizer(tokenizer))
     with replacing(output, keep=not files_of_runs(output, *FILES)) as folder:
         result.save_pretrained(folder)
         if not is_tokenizer:
-            results = results_of(run, chosen.progress)
-            result.make_card(output.resolve().name, results=results).save(folder / "README.md")
+            result.make_card(output.resolve().name).save(folder / "README.md")
     return output
 
 
@@ -166,11 +167,11 @@ def _check_described(folder: Path) -> Path:
     return folder
 
 
-def _read_run(run: Path) -> tuple[str, dict]:
-    """Name and settings of the command that has written a folder."""
+def _read_run(run: Path) -> tuple[str, dict, int]:
+    """Name and settings of the command that has written a folder, and the number of its processes."""
     try:
         content = json.loads((run / RUN_FILE).read_text())
-        return content["command"], content["config"]
+        return content["command"], content["config"], content.get("num_processes", 1)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"`run` must be the folder of a run, got {str(run)!r} without a readable run.json") from error
 

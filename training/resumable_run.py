@@ -239,8 +239,7 @@ class ResumableRun(ABC):
     def report(self, kind: str, result: Path, card: str, command: str) -> None:
         """Write the run's `README.md`, and print its last line: what was made, how good, where, and what is next."""
         write_report(self.folder, card, command)
-        results = results_of(self.folder, self.progress) or f"{self.progress.step:,} steps, not validated."
-        print(f"{kind} in {str(result)!r}. {results} Next: {command}")
+        print(f"{kind} in {str(result)!r}. {results_of(self.folder, self.progress)} Next: {command}")
 
     def note_validation(self, loss: float) -> None:
         """Keep the present step as the best one if its validation loss, the same on every process, is the lowest."""

@@ -3,14 +3,15 @@
 import shlex
 from pathlib import Path
 
+import randar_hf
 from randar_hf.files import write_text
 
 from .checkpoints import Progress
 from .curves import read_metrics
 
 
-def results_of(folder: Path, progress: Progress) -> str | None:
-    """What the validation of a step of a run gave, as a sentence; None if there was none.
+def results_of(folder: Path, progress: Progress) -> str:
+    """What the validation of a step of a run gave, as a sentence.
 
     Args:
         folder: of the run.
@@ -19,13 +20,33 @@ def results_of(folder: Path, progress: Progress) -> str | None:
     step = progress.step
     lines = [line for line in read_metrics(folder) if line["step"] == step and line.get("validation_loss") is not None]
     if not lines:
-        return None
+        return f"{step:,} training steps, not validated."
     line, best = lines[-1], ", the best of the run" if progress.best_step == step else ""
     if "psnr" not in line:
         return f"Validation loss of {line['validation_loss']:.3f} nats per token after {step:,} steps{best}."
     return (
         f"Held-out images are reproduced with a PSNR of {line['psnr']:.2f} dB and an SSIM of {line['ssim']:.3f} after "
         f"{step:,} steps{best}, with {line['used_codes']:,} codes in use."
+    )
+
+
+def describe_run(folder: Path, progress: Progress, config, num_processes: int) -> str:
+    """What a card tells of a run: what came of it, and how it was made.
+
+    Args:
+        folder: of the run.
+        progress: where it stood when its result was saved.
+        config: its settings.
+        num_processes: of the run.
+    """
+    images = config.batch_size * num_processes * getattr(config, "gradient_accumulation_steps", 1)
+    base, rank = getattr(config, "pretrained_model", None), getattr(config, "lora_rank", None)
+    start = "" if base is None else f" from `{Path(base).name if Path(base).exists() else base}`"
+    return (
+        f"{results_of(folder, progress)}\n\nTrained{start} by randar_hf {randar_hf.__version__}: {progress.step:,} of "
+        f"{config.max_steps:,} training steps, each over {images} images, with the learning rate "
+        f"{config.learning_rate:g}, {config.lr_schedule} after {config.warmup_steps:,} steps of warm-up"
+        f"{'' if rank is None else f', of an adapter of rank {rank}'}."
     )
 
 

@@ -27,7 +27,7 @@ from .presets import fit_tokenizer_settings
 from .randomness import CODES, key_seed
 from .rehearsal import rehearse
 from .resumable_run import ResumableRun, find_resumed
-from .run_report import next_command, results_of
+from .run_report import describe_run, next_command
 from .tokenizer_evaluation import draw_reconstructions, evaluate_tokenizer
 from .tokenizer_training_config import TokenizerTrainingConfig
 from .watching import compare_precision
@@ -218,7 +218,7 @@ class TokenizerRun(ResumableRun):
                 write_json(self.folder / "metrics.json", metrics)
             parameters = sum(parameter.numel() for parameter in self.vqvae.parameters())
             kind = f"VQModel with {parameters:,} parameters and {self.config.codebook_size:,} codes"
-            results = results_of(self.folder, self.progress) or "Nothing was measured: there was no validation split."
+            results = describe_run(self.folder, self.progress, self.config, self.accelerator.num_processes)
             card = f"# {self.folder.resolve().name}\n\nA tokenizer, {kind}.\n\n## Results\n\n{results}"
             self.report(kind, self.folder, card, next_command(self.folder, self.config))
         self.accelerator.wait_for_everyone()

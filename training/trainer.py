@@ -40,7 +40,7 @@ from .previews import draw_preview, make_pipeline
 from .randomness import KeyedSamples, collate, seed_masks
 from .rehearsal import rehearse
 from .resumable_run import ResumableRun, find_resumed
-from .run_report import next_command, results_of
+from .run_report import describe_run, next_command
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .training_config import TrainingConfig, model_class
@@ -263,17 +263,16 @@ class Trainer(ResumableRun):
         if self.config.lora_rank is not None:
             save_adapter(self._unwrapped(), self.folder / ADAPTER_FOLDER)
         model.save_pretrained(self.folder)
-        results = results_of(self.folder, self.progress)
+        model.card_results = describe_run(self.folder, self.progress, self.config, self.accelerator.num_processes)
         label = model.config.id2label[0]
         if self.vqvae is None:
             written, folder = model, self.folder
-            card = make_card(
-                folder.resolve().name, model.config, model.generation_config, model.num_parameters(), results=results
-            )
+            values = (model.config, model.generation_config, model.num_parameters())
+            card = make_card(folder.resolve().name, *values, results=model.card_results)
         else:
             written, folder = make_pipeline(model, self.vqvae), self.folder / "pipeline"
             written.save_pretrained(folder)
-            card = written.make_card("pipeline", results=results)
+            card = written.make_card("pipeline")
             card.save(folder / "README.md")
         kind = f"{type(written).__name__} with {model.num_parameters():,} parameters"
         command = next_command(self.folder, self.config, None if written is model else folder, label)

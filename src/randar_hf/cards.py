@@ -330,8 +330,11 @@ def replace_generated_card(folder: str | os.PathLike, make: Callable[[], ModelCa
 class CardMixin(ModelHost):
     """Gives a model's repository on the Hub its card."""
 
+    card_results: str | None = None  # what its card tells of how it was made and what was measured
+
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any):
         """Upload a model card of this model where the repository has none."""
         settings = self.generation_config if self.can_generate() else None
-        replace_generated_card(working_dir, lambda: make_card(repo_id, self.config, settings, self.num_parameters()))
+        values = (self.config, settings, self.num_parameters())
+        replace_generated_card(working_dir, lambda: make_card(repo_id, *values, results=self.card_results))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)

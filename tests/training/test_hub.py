@@ -71,13 +71,17 @@ def test_the_pipeline_is_pushed_at_the_end(settings, tokenizer_folder, hub, monk
     assert all(pushed[name] == (saved / name).read_bytes() for name in names if name.endswith(".safetensors"))
     card = pushed["README.md"].decode()
     assert 'RandARPipeline.from_pretrained("someone/stripes")' in card and "# stripes" in card
+    results = (saved / "README.md").read_text().partition("## Results\n")[2]
+    assert "Validation loss of " in results and "6 of 6 training steps, each over 4 images" in results
+    assert results in card and results.partition("## Limits")[0] in (folder / "README.md").read_text()
 
 
 def test_the_model_alone_is_pushed_without_a_tokenizer(settings, hub):
     folder = train(TrainingConfig(**settings, ema_decay=0.9))
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors"} == set(hub["files"])
     assert hub["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()  # the average
-    assert 'from_pretrained("someone/stripes")' in hub["files"]["README.md"].decode()
+    card = hub["files"]["README.md"].decode()
+    assert 'from_pretrained("someone/stripes")' in card and "6 training steps, not validated." in card
 
 
 def test_a_name_without_an_owner_is_that_of_a_user(settings, hub):
