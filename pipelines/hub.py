@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from randar_hf.cards import Origin, make_card, replace_generated_card
-from randar_hf.files import check_no_links
+from randar_hf.outputs import check_no_links
 
 
 if TYPE_CHECKING:

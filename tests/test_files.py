@@ -11,7 +11,8 @@ from filelock import FileLock
 
 from randar_hf import files
 from randar_hf.evaluation.sampling import sample_images
-from randar_hf.files import LOCK_FILE, check_no_links, hold_folder, whole_file, write_text
+from randar_hf.files import LOCK_FILE, hold_folder, whole_file, write_text
+from randar_hf.outputs import check_no_links
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -5,8 +5,10 @@ import gc
 import psutil
 import pytest
 import torch
+from accelerate import PartialState
 
 from randar_hf import threads
+from randar_hf.evaluation import sampling
 
 
 def count_tensors() -> int:
@@ -41,6 +43,14 @@ def test_threads_that_wait_for_busy_cores_are_told(monkeypatch, num_threads, bus
     threads.warn_of_busy_cores(device)
     assert len(told) == is_told
     assert not told or "4 threads, while 2.0 of 4 cores are idle" in told[0] and "OMP_NUM_THREADS" in told[0]
+
+
+def test_what_samples_for_an_evaluation_looks_for_busy_cores(monkeypatch):
+    looked = []
+    monkeypatch.setattr(sampling, "warn_of_busy_cores", looked.append)
+    for device in (None, "cpu"):
+        sampling.start_processes(device)
+    assert looked == [str(PartialState().device), "cpu"]
 
 
 @pytest.mark.gpu

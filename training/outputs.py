@@ -9,8 +9,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from randar_hf.files import check_no_links, hold_folder, write_text
-from randar_hf.outputs import files_of_runs
+from randar_hf.files import hold_folder, write_text
+from randar_hf.outputs import check_no_links, files_of_runs
 
 from .run_config import RunConfig
 from .run_settings import RECIPE_FILE, RUN_FILE, recipe_text

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_generation import RandARGenerationConfig
 from .hosts import ModelHost
+from .outputs import check_no_links
 
 
 RANDAR_CITATION = """@article{pang2024randar,
@@ -328,7 +329,12 @@ def replace_generated_card(folder: str | os.PathLike, make: Callable[[], ModelCa
 
 
 class CardMixin(ModelHost):
-    """Gives a model's repository on the Hub its card."""
+    """Gives a model's repository on the Hub its card, and keeps what is saved from being written through links."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+        """Save as any `PreTrainedModel`; raises a `ValueError` for links to files in the folder."""
+        check_no_links("save_directory", *(path for path in Path(save_directory).glob("*") if not path.is_dir()))
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     card_results: str | None = None  # what its card tells of how it was made and what was measured
 

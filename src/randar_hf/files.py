@@ -1,10 +1,9 @@
 """Files that appear whole or not at all, in folders that one process holds and that have no links in them."""
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,14 +50,6 @@ def clear_partial(folder: Path):
     for path in folder.glob(f".*{PARTIAL}"):
         if not path.is_dir():
             path.unlink()
-
-
-def check_no_links(argument: str, *paths: Path):
-    """Raise a `ValueError` that names the argument for a link among paths or below: it would be written through."""
-    below = (Path(root, name) for path in paths for root, *names in os.walk(path) for name in chain(*names))
-    for path in chain(paths, below):
-        if path.is_symlink():
-            raise ValueError(f"`{argument}` must hold no links, which would be written through, got {str(path)!r}")
 
 
 @contextmanager
@@ -121,4 +112,4 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-__all__ = ["check_no_links", "clear_partial", "hold_folder", "whole_file", "write_text"]
+__all__ = ["clear_partial", "hold_folder", "whole_file", "write_text"]

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 
 
@@ -54,6 +55,14 @@ def check_output_folder(name: str, folder: Path):
     if not above.is_dir():
         raise ValueError(f"`{name}` must lie in a folder, got {str(folder)!r} in the file {str(above)!r}.")
     _check_writable(name, folder, above)
+
+
+def check_no_links(argument: str, *paths: Path):
+    """Raise a `ValueError` that names the argument for a link among paths or below: it would be written through."""
+    below = (Path(root, name) for path in paths for root, *names in os.walk(path) for name in chain(*names))
+    for path in chain(paths, below):
+        if path.is_symlink():
+            raise ValueError(f"`{argument}` must hold no links, which would be written through, got {str(path)!r}")
 
 
 def check_replaced_folder(

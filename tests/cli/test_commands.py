@@ -121,6 +121,22 @@ def test_what_cannot_be_transparent_is_told(folder, capsys):
     assert not list(folder.glob("out.*"))
 
 
+@pytest.mark.parametrize(
+    ("command", "painted", "is_kept"),
+    [("outpaint", None, True), ("inpaint", (8, 8, 12, 12), True), ("inpaint", (4, 4, 8, 8), False)],
+)
+def test_colours_that_would_stay_are_told_before_the_model_is_loaded(tmp_path, capsys, command, painted, is_kept):
+    image, mask = Image.new("RGB", (16, 16), "gray"), Image.new("L", (16, 16))
+    image.paste("red", (4, 4, 8, 8))
+    mask.paste(255, painted)
+    files = [tmp_path / "in.png", tmp_path / "mask.png"]
+    for each, file in zip((image, mask), files):
+        each.save(file)
+    words = [command, "tench", *files[: 2 if painted else 1], "--model", tmp_path / "none", "--transparent"]
+    code, error = run(capsys, *words, "--output", tmp_path / "out.png")
+    assert code == 2 and ("`image` must be grey" if is_kept else "`--model` must be the folder") in error
+
+
 def test_a_speculative_window_gives_the_images_of_one_step_a_token(folder, capsys):
     words = ["generate", "tench", "--model", folder / "model", "--output"]
     for name, setting in (("a.png", ["--steps", 16]), ("b.png", ["--speculative-window", 4])):

@@ -142,3 +142,18 @@ def test_warnings_of_diffusers_that_name_modules_stay(vqvae, caplog, monkeypatch
     monkeypatch.setattr(type(vqvae), "_keep_in_fp32_modules", ["quantize"])
     vqvae.to(torch.bfloat16)
     assert "should be kept in float32: ['quantize']" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors", "model-00001.safetensors"]
+)
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_a_model_writes_through_no_link(model, make_rar, tmp_path, name, is_bare):
+    (tmp_path / "victim").write_text("kept")
+    for index, saved in enumerate((model, make_rar())):
+        folder = tmp_path / f"out-{index}"
+        (folder / "logs").mkdir(parents=True)
+        (folder / name).symlink_to(tmp_path / "victim")
+        with pytest.raises(ValueError, match=f"`save_directory` must hold no links, .*{name}"):
+            (saved.base_model if is_bare else saved).save_pretrained(folder)
+        assert (tmp_path / "victim").read_text() == "kept" and len([*folder.iterdir()]) == 2

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import ClassLabel, Features, List, Value
 
-from randar_hf.files import check_no_links, clear_partial, whole_file, write_text
-from randar_hf.outputs import check_output_folder
+from randar_hf.files import clear_partial, whole_file, write_text
+from randar_hf.outputs import check_no_links, check_output_folder
 
 from ..outputs import write_json
 from ..run_settings import RECIPE_FILE

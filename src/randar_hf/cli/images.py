@@ -108,6 +108,23 @@ class Sheet:
             )
         self.scale, self.captions, self.transparent = options.scale, options.captions, options.transparent
 
+    def check_kept(self, image: "Image", painted: "Image | None" = None):
+        """
+        Raise a `ValueError` for colours that would stay in a transparent sheet.
+
+        Args:
+            image: whose pixels are kept.
+            painted: a mask of those that are not; one of another size, which the pipeline refuses, is not looked at.
+        """
+        if not self.transparent:
+            return
+        from randar_hf.images import to_ink
+
+        kept = image.copy()
+        if painted is not None and painted.size == image.size:
+            kept.paste("black", mask=painted.point(lambda level: 255 * (level > 127)))
+        to_ink(kept)
+
     def save(self, images: list["Image"], labels: list[str]):
         """Write the images, as many in turn for each label."""
         from randar_hf.images import to_ink

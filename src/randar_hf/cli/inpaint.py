@@ -21,6 +21,7 @@ def inpaint(
     """Paint a part of an image anew, as its class or as another."""
     film = Film(sheet)
     sources: dict[str, Any] = {"image": read_image("image", image), "mask_image": read_image("mask", mask)}
+    film.check_kept(sources["image"], painted=sources["mask_image"])
     pipe = open_pipeline("RandARInpaintPipeline", pipeline, sampling)
     settings = {**sampling.given(), "strength": strength, "seam": seam, "callback_on_step_end": film.callback}
     images = make_images(pipe, pipeline.seed, [label], **sources, **settings)

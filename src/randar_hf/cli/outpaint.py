@@ -25,6 +25,7 @@ def outpaint(
 ):
     """Extend an image beyond its sides."""
     film, source = Film(sheet), read_image("image", image)
+    film.check_kept(source)
     pipe = open_pipeline("RandAROutpaintPipeline", pipeline, sampling)
     settings: dict[str, Any] = {"left": left, "right": right, "top": top, "bottom": bottom, "attention": attention}
     settings |= {**sampling.given(), "image": source, "callback_on_step_end": film.callback}

@@ -12,7 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import tqdm
 from torch import nn
 
-from randar_hf.files import check_no_links, whole_file, write_text
+from randar_hf.files import whole_file, write_text
+from randar_hf.outputs import check_no_links
 
 from .images import ImageSet
 from .metrics import FeatureStatistics

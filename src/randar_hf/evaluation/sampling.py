@@ -22,10 +22,11 @@ from PIL import Image
 from randar_hf import demo_checkpoint
 from randar_hf.checks import check_int, check_path
 from randar_hf.devices import check_device
-from randar_hf.files import check_no_links, clear_partial, hold_folder, whole_file, write_text
+from randar_hf.files import clear_partial, hold_folder, whole_file, write_text
 from randar_hf.images import open_image
-from randar_hf.outputs import check_output_folder, files_of_runs
+from randar_hf.outputs import check_no_links, check_output_folder, files_of_runs
 from randar_hf.pipelines.loading import load_pipeline
+from randar_hf.threads import warn_of_busy_cores
 
 
 CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
@@ -210,6 +211,7 @@ def start_processes(device: str | None) -> PartialState:
         raise ValueError(
             f"`device` must be left out or cpu for {started} processes, each of which takes its own, got {device!r}."
         )
+    warn_of_busy_cores(device or str(state.device))
     return state
 
 

@@ -10,7 +10,8 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import nn
 
-from randar_hf.files import check_no_links, whole_file, write_text
+from randar_hf.files import whole_file, write_text
+from randar_hf.outputs import check_no_links
 
 from .evaluating import check_counts, evaluate_images, metric_names
 from .images import open_images

@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 
 from randar_hf.checks import is_int
-from randar_hf.files import check_no_links, whole_file
-from randar_hf.outputs import check_output_folder
+from randar_hf.files import whole_file
+from randar_hf.outputs import check_no_links, check_output_folder
 
 from .extractors import hash_weights
 from .images import ImageSet
