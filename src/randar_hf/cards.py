@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_generation import RandARGenerationConfig
 from .hosts import ModelHost
@@ -331,6 +332,7 @@ def replace_generated_card(folder: str | os.PathLike, make: Callable[[], ModelCa
 class CardMixin(ModelHost):
     """Gives a model's repository on the Hub its card, and keeps what is saved from being written through links."""
 
+    @wraps(PreTrainedModel.save_pretrained, assigned=())  # diffusers looks for its keywords in the signature
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         """Save as any `PreTrainedModel`; raises a `ValueError` for links to files in the folder."""
         check_no_links("save_directory", *(path for path in Path(save_directory).glob("*") if not path.is_dir()))
