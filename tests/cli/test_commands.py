@@ -128,7 +128,7 @@ def test_what_cannot_be_transparent_is_told(folder, capsys):
 def test_colours_that_would_stay_are_told_before_the_model_is_loaded(tmp_path, capsys, command, painted, is_kept):
     image, mask = Image.new("RGB", (16, 16), "gray"), Image.new("L", (16, 16))
     image.paste("red", (4, 4, 8, 8))
-    mask.paste(255, painted)
+    mask.paste(255, painted or (0, 0, 16, 16))
     files = [tmp_path / "in.png", tmp_path / "mask.png"]
     for each, file in zip((image, mask), files):
         each.save(file)
