@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import VQModel
 from torch import nn
+from torch.func import functional_call
 
 from randar_hf.loss import BLOCK_LOGITS
 from randar_hf.memory import free_memory
@@ -22,6 +23,8 @@ from randar_hf.memory import free_memory
 
 OVERHEAD = 120 * 2**20  # what a process takes beside tensors once it trains: buffers of products, pieces of the heap
 FLOAT = 4  # bytes
+# What the terms of a tokenizer's loss take at the peak, in bytes for each that autograd keeps of them; measured.
+PERCEPTUAL, ADVERSARIAL = 1.5, 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +135,28 @@ def tokenizer_activations(config, batch_size: int, is_trained: bool) -> float:
     kept += tokens * 41 * channels[-1] + 18 * side**2
     gradients = 4 * max((side >> level) ** 2 * own for level, (own, _) in levels)
     return FLOAT * batch_size * (kept + gradients + distances)
+
+
+def kept_activations(module: nn.Module, *inputs: torch.Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass for the backward pass; nothing is computed.
+
+    Args:
+        module: on any device.
+        inputs: of it, on the meta device.
+    """
+    tensors = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        functional_call(module, tensors, inputs)
+    for tensor in tensors.values():
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def encoding_memory(vqvae: VQModel, image_size: int, batch_size: int) -> Memory:

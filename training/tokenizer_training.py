@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import VQModel
+from torch import nn
 
 from .accelerator import make_accelerator, make_loader
 from .checkpoints import last_checkpoint
@@ -17,9 +18,18 @@ from .codebook import CodebookKeeper, seed_codebook
 from .curves import save_curves
 from .data.pixels import BadImages, PixelRows
 from .data.reading import load_rows
-from .discriminator import Adversary
+from .discriminator import Adversary, PatchDiscriminator
 from .failures import explain_failures
-from .memory_estimate import Memory, check_fits, smaller_batches, tokenizer_activations, training_memory
+from .memory_estimate import (
+    ADVERSARIAL,
+    PERCEPTUAL,
+    Memory,
+    check_fits,
+    kept_activations,
+    smaller_batches,
+    tokenizer_activations,
+    training_memory,
+)
 from .optimization import make_optimizer, make_schedule
 from .outputs import hold_run_dir, write_json
 from .perceptual import PerceptualDistance
@@ -76,15 +86,17 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
         config = fit_tokenizer_settings(config, rows[0], accelerator)
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
-        memory = _check_memory(config, accelerator)
         bad = BadImages((Path(scratch) if config.dry_run else folder) / "skipped.jsonl", config.max_bad_images)
         loaders = _loaders(config, *rows, bad, accelerator.num_processes)
         with explain_failures(config.output_dir, config.batch_size, "lower it", partial(last_checkpoint, folder)):
+            network = config.perceptual_network
+            perceptual = None if network is None else PerceptualDistance(network).to(accelerator.device)
+            memory = _check_memory(config, accelerator, perceptual)
             vqvae = build_tokenizer(config)
             image = torch.zeros(1, 3, config.image_size, config.image_size)
             compare_precision(accelerator, config.mixed_precision, lambda: vqvae(image).sample.square().mean())
             vqvae.zero_grad()
-            run = TokenizerRun(config, accelerator, vqvae, *loaders)
+            run = TokenizerRun(config, accelerator, vqvae, *loaders, perceptual)
             if config.dry_run:
                 rehearse(run, memory)
                 return {}
@@ -96,13 +108,23 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     return metrics
 
 
-def _check_memory(config: TokenizerTrainingConfig, accelerator: Accelerator) -> Memory | None:
+def _check_memory(
+    config: TokenizerTrainingConfig, accelerator: Accelerator, perceptual: PerceptualDistance | None
+) -> Memory | None:
     """The memory that the run takes; a `ValueError` with settings that fit if that is not free."""
     with torch.device("meta"):
-        vqvae = build_tokenizer(config)
+        trained = nn.ModuleList([build_tokenizer(config)])
+        if config.discriminator_start is not None:
+            trained.append(PatchDiscriminator(config.discriminator_layers))
 
     def estimate(batch_size: int = config.batch_size) -> Memory:
-        return training_memory(vqvae, tokenizer_activations(config, batch_size, is_trained=True), accelerator)
+        activations = tokenizer_activations(config, batch_size, is_trained=True)
+        images = torch.zeros(batch_size, 3, config.image_size, config.image_size, device="meta", requires_grad=True)
+        if perceptual is not None:
+            activations += PERCEPTUAL * kept_activations(perceptual, images, images.detach())
+        for discriminator in trained[1:]:
+            activations += ADVERSARIAL * kept_activations(discriminator, images)
+        return training_memory(trained, activations, accelerator)
 
     remedy = "a smaller `image_size`, smaller `block_out_channels` or a smaller `preset` is needed"
     return check_fits("train-tokenizer", estimate, smaller_batches(config.batch_size), remedy, accelerator)
@@ -122,7 +144,13 @@ class TokenizerRun(ResumableRun):
     command, project = "train-tokenizer", "randar-tokenizer"
 
     def __init__(
-        self, config: TokenizerTrainingConfig, accelerator: Accelerator, vqvae: VQModel, loader, validation_loader
+        self,
+        config: TokenizerTrainingConfig,
+        accelerator: Accelerator,
+        vqvae: VQModel,
+        loader,
+        validation_loader,
+        perceptual: PerceptualDistance | None,
     ):
         optimizer = make_optimizer(vqvae, config.learning_rate, config.weight_decay)
         schedule = make_schedule(config.lr_schedule, optimizer, config.warmup_steps, config.max_steps)
@@ -133,9 +161,7 @@ class TokenizerRun(ResumableRun):
         self.keeper = CodebookKeeper(vqvae)
         self.parts["keeper"] = self.keeper
         self.adversary = None if config.discriminator_start is None else Adversary(accelerator, config)
-        self.perceptual = None
-        if config.perceptual_network is not None:
-            self.perceptual = PerceptualDistance(config.perceptual_network).to(accelerator.device)
+        self.perceptual = perceptual
         self.loss_names = ["reconstruction", "commitment"]
         self.loss_names += ["perceptual"] * (self.perceptual is not None)
         self.loss_names += ["adversarial", "discriminator"] * (self.adversary is not None)

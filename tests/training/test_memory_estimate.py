@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
 
 from randar_hf import memory as free
 from randar_hf.training import (
@@ -17,9 +18,15 @@ from randar_hf.training import (
     train,
     train_tokenizer,
 )
+from randar_hf.training.discriminator import PatchDiscriminator
 from randar_hf.training.failures import TrainingError, explain_failures
-from randar_hf.training.memory_estimate import check_fits, smaller_batches, tokenizer_activations
-from randar_hf.training.tokenizer_training import build_tokenizer
+from randar_hf.training.memory_estimate import (
+    check_fits,
+    kept_activations,
+    smaller_batches,
+    tokenizer_activations,
+)
+from randar_hf.training.tokenizer_training import _check_memory, build_tokenizer
 
 
 @pytest.fixture
@@ -30,14 +37,10 @@ def little_memory(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("channels", "size", "blocks"), [([16, 32], 32, 1), ([8, 16, 16], 64, 2), ([16], 16, 1)])
-def test_activations_are_what_autograd_keeps(channels, size, blocks):
-    """Counted, within 25%; transient parts of the formula, a fifth of it or so, are not kept."""
-    config = SimpleNamespace(
-        block_out_channels=channels, layers_per_block=blocks, image_size=size, codebook_size=64, code_dim=8
-    )
-    vqvae, seen = build_tokenizer(config), {}
-    known = {tensor.untyped_storage().data_ptr() for tensor in (*vqvae.parameters(), *vqvae.buffers())}
+def kept_in_truth(module, pixels, loss) -> int:
+    """Bytes that autograd keeps of a forward pass, beside weights."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    seen = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
@@ -46,10 +49,34 @@ def test_activations_are_what_autograd_keeps(channels, size, blocks):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = vqvae(torch.zeros(2, 3, size, size))
-        loss = output.sample.square().mean() + output.commit_loss
-    assert loss.requires_grad
-    assert sum(seen.values()) == pytest.approx(tokenizer_activations(config, 2, is_trained=True), rel=0.25)
+        output = module(pixels)
+        assert loss(output).requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize(("channels", "size", "blocks"), [([16, 32], 32, 1), ([8, 16, 16], 64, 2), ([16], 16, 1)])
+def test_activations_are_what_autograd_keeps(channels, size, blocks):
+    """Counted, within 25%; transient parts of the formula, a fifth of it or so, are not kept."""
+    config = SimpleNamespace(
+        block_out_channels=channels, layers_per_block=blocks, image_size=size, codebook_size=64, code_dim=8
+    )
+    pixels = torch.zeros(2, 3, size, size)
+    kept = kept_in_truth(build_tokenizer(config), pixels, lambda out: out.sample.square().mean() + out.commit_loss)
+    assert kept == pytest.approx(tokenizer_activations(config, 2, is_trained=True), rel=0.25)
+
+
+def test_terms_of_the_loss_count(image_folder, small_tokenizer_settings, tmp_path):
+    discriminator, pixels = PatchDiscriminator(2), torch.zeros(2, 3, 64, 64, requires_grad=True)
+    kept = kept_in_truth(discriminator, pixels, torch.mean)
+    assert kept_activations(discriminator, pixels.to("meta")) == kept > 2 * 4 * 3 * 64**2
+
+    def estimate(start):
+        more = {"image_size": 64, "batch_size": 2, "discriminator_start": start, "discriminator_layers": 2}
+        config = tokenizer_config(image_folder, small_tokenizer_settings, tmp_path, **more)
+        return _check_memory(config, Accelerator(), None).needed
+
+    weights = sum(parameter.numel() for parameter in discriminator.parameters())
+    assert estimate(0) - estimate(None) > 16 * weights + 2 * kept
 
 
 def tokenizer_config(image_folder, settings, folder, **more):
