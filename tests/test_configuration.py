@@ -57,6 +57,8 @@ def test_unknown_size():
         {"num_hidden_layers": True},
         {"num_classes": 3.0},
         {"grid_size": [4, "4"]},
+        {"grid_size": []},
+        {"grid_size": [4, 4, 4]},
         {"class_dropout": float("nan")},
         {"initializer_range": float("inf")},
         {"id2label": ["a"]},

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .checks import check_number, check_stored_fields, with_plain_numbers
+from .checks import check_grid_size, check_number, check_stored_fields, with_plain_numbers
 
 
 POSITION_INSTRUCTIONS = ("rope", "dense", "merge", "none")
@@ -76,7 +76,7 @@ class RandARConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         self._check_sizes()
-        self._check_grid()
+        check_grid_size(self.grid_size)
         self._check_dropout()
         for name, interval in (
             ("rms_norm_eps", "(0, 1]"),
@@ -154,10 +154,6 @@ class RandARConfig(PreTrainedConfig):
                 f"`position_instruction` must be one of {', '.join(POSITION_INSTRUCTIONS)}, "
                 f"got {self.position_instruction!r}."
             )
-
-    def _check_grid(self):
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"`grid_size` must be a positive int or two of them, got {self.grid_size}.")
 
     def _check_dropout(self):
         for name in ("class_dropout", "token_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):

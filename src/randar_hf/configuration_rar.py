@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .checks import check_number, check_stored_fields, with_plain_numbers
+from .checks import check_grid_size, check_number, check_stored_fields, with_plain_numbers
 from .orders import FIXED_ORDER_NAMES, ORDER_NAMES
 
 
@@ -148,8 +148,7 @@ class RARConfig(PreTrainedConfig):
                 f"`hidden_size` must be a multiple of `num_attention_heads` = {self.num_attention_heads}, "
                 f"got {self.hidden_size}."
             )
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"`grid_size` must be a positive int or two of them, got {self.grid_size}.")
+        check_grid_size(self.grid_size)
 
     def _check_order(self):
         if self.scan_order not in ORDER_NAMES:

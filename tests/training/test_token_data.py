@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from randar_hf.training import TokenizingConfig, TrainingConfig, tokenize_images, train
 from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.token_checks import MAX_CLASSES, check_labels, check_tokens
 from randar_hf.training.data.token_files import (
     SETTINGS_KEY,
     TokenCrops,
@@ -124,6 +126,33 @@ def test_files_of_different_tokenizers_are_refused(token_folder, tmp_path):
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / file.name)
     with pytest.raises(ValueError, match="`dataset` must hold tokens of one tokenizer, got those of several"):
         read_settings(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"{", b"null", b"[]", b"5", b"{}", {"grid_size": 4}, {"height": "4"}, {"width": -1}, {"vocab_size": 10**9}],
+)
+def test_settings_that_are_not_those_of_tokens_are_refused(token_folder, tmp_path, stored):
+    table = pq.read_table(token_folder / "train.parquet")
+    if isinstance(stored, dict):
+        stored = json.dumps(json.loads(table.schema.metadata[SETTINGS_KEY]) | stored).encode()
+    pq.write_table(table.replace_schema_metadata({SETTINGS_KEY: stored}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="`dataset` must hold the settings of its tokenizer"):
+        read_settings(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "uint64", "int64"])
+def test_numbers_out_of_range_are_named_whatever_holds_them(kind):
+    most = np.iinfo(kind).max
+    columns = pa.array([[1, 2], [1, most]], pa.list_(pa.type_for_alias(kind))), pa.array([1, most], kind)
+    rows = Dataset(pa.table(columns, names=["t", "l"]))
+    with pytest.raises(ValueError, match=f"`token_column` must hold codes from 0 to 9, got {most} in row 1 of 't'"):
+        check_tokens(rows.rename_column("t", "tokens"), "t", None, 2, 10)
+    if most >= MAX_CLASSES:
+        with pytest.raises(ValueError, match=f"`label_column` must hold labels .*, got {most} in row 1 of 'l'"):
+            check_labels(rows, "l")
+    else:
+        check_labels(rows, "l")
 
 
 def test_files_of_a_split_that_is_being_written_do_not_count(token_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import tarfile
 
@@ -284,3 +285,28 @@ def test_the_folder_is_held_and_its_links_are_not_followed(image_folder, tokeniz
     with pytest.raises(ValueError, match="`output_dir` must hold no links, which would be written through"):
         tokenize_images(config)
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "length"),
+    [("0.json", b"[" * 100_000, None), ("0.pth", pickle.dumps(len), None), (None, b"", 800), (None, b"", 17_000)],
+    ids=["too deep", "code", "cut off at once", "cut off later"],
+)
+def test_an_archive_that_breaks_is_named(tokenize, tmp_path, name, content, length, streaming):
+    png = io.BytesIO()
+    PILImage.new("RGB", (32, 32)).save(png, "PNG")
+    members = {
+        f"{index}.{kind}": body for index in range(9) for kind, body in (("png", png.getvalue()), ("cls", b"1"))
+    }
+    if name:
+        members = {key: members[key] for key in ("0.png", "0.cls")} | {name: content}
+    data = tmp_path / "rows.tar"
+    with tarfile.open(data, "w") as archive:
+        for each, body in members.items():
+            info = tarfile.TarInfo(each)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    data.write_bytes(data.read_bytes()[:length])
+    with pytest.raises(ValueError, match="`dataset` must be data that can be .*rows.tar"):
+        tokenize(data, image_column="png", label_column="cls", streaming=streaming, image_size=16)

@@ -91,7 +91,15 @@ class ImageRows:
         return {"file": part, "row": row} if self.streamed else {"row": part * self.config.rows_per_file + row}
 
     def read(self, part: int, start: int) -> Iterator[SourceRow]:
-        """The rows of a part from the row `start` on."""
+        """The rows of a part from the row `start` on; raises a `ValueError` where the data breaks off."""
+        try:
+            yield from self._read(part, start)
+        except Exception as error:  # the readers of formats raise errors of many kinds
+            raise ValueError(
+                f"`dataset` must be data that can be read, got {self.config.dataset!r}: {error}"
+            ) from error
+
+    def _read(self, part: int, start: int) -> Iterator[SourceRow]:
         if self.streamed:
             rows = self.rows.shard(self.num_parts, part).skip(start)
         else:

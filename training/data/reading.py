@@ -16,7 +16,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError
 
 from randar_hf.checks import is_path
 
@@ -77,7 +77,7 @@ def load_rows(
         raise MissingDataError(
             f"`{argument}` must be a folder or file with data, or the name of a data set, got {dataset!r}: {error}"
         ) from error
-    except (ValueError, DatasetGenerationError) as error:
+    except Exception as error:  # the readers of formats raise errors of many kinds
         reason = error.__cause__ or error
         raise ValueError(
             f"`{argument}` must be data that can be loaded, got {dataset!r} with split {split!r}: {reason}"

@@ -74,6 +74,7 @@ def _chunks(rows: Dataset, column: str) -> Iterator[tuple[int, pa.Array]]:
 
 def _check_range(allowed: str, column: str, values: pa.Array, limit: int, first: int, size: int = 1) -> None:
     """Raise a `ValueError` for the first of whole numbers, `size` in each row from `first` on, outside [0, limit)."""
-    is_known = pc.and_(pc.greater_equal(values, 0), pc.less(values, limit))
+    kind = pa.uint64() if pa.types.is_unsigned_integer(values.type) else pa.int64()  # what holds them, and the limits
+    is_known = pc.and_(pc.greater_equal(values, pa.scalar(0, kind)), pc.less(values, pa.scalar(limit, kind)))
     if (index := pc.index(pc.fill_null(is_known, False), False).as_py()) >= 0:
         raise ValueError(f"{allowed}, got {values[index]} in row {first + index // size} of {column!r}")

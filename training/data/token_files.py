@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset
 from diffusers import VQModel
 from safetensors import SafetensorError
 
-from randar_hf.checks import is_path
+from randar_hf.checks import is_int, is_path
 from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
@@ -90,18 +90,36 @@ def read_settings(dataset: str) -> TokenSettings | None:
     """The settings stored with the token files of a folder or with one file; None where there are none.
 
     Raises:
-        ValueError: the files of the folder disagree.
+        ValueError: the files of the folder disagree, or hold none that can be read.
     """
     path = Path(dataset).expanduser()
     files = [path] if path.is_file() else [file for file in path.rglob("*.parquet") if not is_hidden(file, path)]
     stored = {(pq.read_schema(file).metadata or {}).get(SETTINGS_KEY) for file in files}
     if not stored - {None}:
         return None
-    settings = [json.loads(text) if text else None for text in stored]
-    configs = [one.pop("tokenizer_config") for one in settings if one and one.get("tokenizer_config")]
-    if any(one != settings[0] for one in settings) or any(config != configs[0] for config in configs):
+    settings = [_parse_settings(text, dataset) if text else None for text in stored]
+    configs = [one.tokenizer_config for one in settings if one and one.tokenizer_config]
+    first, *others = (one and replace(one, tokenizer_config=None) for one in settings)
+    if first is None or any(one != first for one in others) or any(config != configs[0] for config in configs):
         raise ValueError(f"`dataset` must hold tokens of one tokenizer, got those of several in {dataset!r}")
-    return TokenSettings(**settings[0], tokenizer_config=configs[0] if configs else None)
+    return replace(first, tokenizer_config=configs[0] if configs else None)
+
+
+def _parse_settings(text: bytes, dataset: str) -> TokenSettings:
+    """Settings as a file holds them; raises a `ValueError` for others than `tokenize` writes."""
+    try:
+        found = TokenSettings(**json.loads(text))
+        sizes = (found.height, found.width, found.vocab_size)
+        if not all(is_int(size) and 1 <= size <= 65_536 for size in sizes) or not isinstance(
+            found.tokenizer_hash, str
+        ):
+            raise ValueError(f"{found}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`dataset` must hold the settings of its tokenizer as `tokenize` writes them, got others in {dataset!r}: "
+            f"{error}"
+        ) from error
+    return found
 
 
 def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel, argument: str = "tokenizer") -> None:
