@@ -44,6 +44,7 @@ from .run_report import describe_run, next_command
 from .sharding import check_sharding, gather_model
 from .throughput import Throughput, device_peak, flops_per_image
 from .training_config import TrainingConfig, model_class
+from .watching import compare_precision
 
 
 MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or turn on `activation_checkpointing`"
@@ -83,6 +84,10 @@ def train(config: TrainingConfig) -> Path:
             prepare_repository(accelerator, config.push_to_hub)
         with explain_failures(config.output_dir, config.batch_size, MEMORY_REMEDY, partial(last_checkpoint, folder)):
             model = build_model(config, model_config, pretrained)
+            compare_precision(
+                accelerator, config.mixed_precision, partial(_image_loss, model, model_config.num_tokens)
+            )
+            model.zero_grad()
             trainer = Trainer(config, accelerator, model, train_rows, validation_rows, vqvae)
             if config.dry_run:
                 rehearse(trainer, memory, config.gradient_accumulation_steps)
@@ -91,6 +96,12 @@ def train(config: TrainingConfig) -> Path:
             trainer.save_model()
             accelerator.end_training()
     return folder
+
+
+def _image_loss(model, num_tokens: int) -> torch.Tensor:
+    """The loss of an image whose tokens are all 0, in raster order."""
+    tokens, order = torch.zeros(1, num_tokens, dtype=torch.long), torch.arange(num_tokens)[None]  # (1, N)
+    return model(input_ids=tokens, class_labels=tokens[:, 0], order=order, labels=tokens, return_logits=False).loss
 
 
 def _check_memory(config: TrainingConfig, model_config, accelerator: Accelerator) -> Memory | None:

@@ -1,5 +1,6 @@
 """What a run notices by itself: a loss that explodes, steps that others slow, a slow precision."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -49,14 +50,19 @@ def test_steps_that_vary_tenfold_are_told_once(slow, threads, told, monkeypatch,
     assert not StepTimes(torch.device("cuda")).is_on
 
 
-def test_the_speed_of_both_precisions_is_told(image_folder, small_tokenizer_settings, tmp_path, caplog, monkeypatch):
-    config = {"dataset": str(image_folder), **small_tokenizer_settings, "max_steps": 1}
+@pytest.mark.parametrize("module", ["tokenizer_training", "trainer"])
+def test_the_speed_of_both_precisions_is_told(
+    image_folder, small_tokenizer_settings, training_settings, tmp_path, caplog, monkeypatch, module
+):
+    if module == "trainer":
+        run, config, file = train, partial(TrainingConfig, **training_settings | {"warmup_steps": 0}), "model"
+    else:
+        settings = {"dataset": str(image_folder), **small_tokenizer_settings}
+        run, config, file = train_tokenizer, partial(TokenizerTrainingConfig, **settings), "diffusion_pytorch_model"
     weights = []
-    for _ in range(2):
-        folder = tmp_path / str(len(weights))
-        train_tokenizer(TokenizerTrainingConfig(**config, output_dir=str(folder), mixed_precision="bf16"))
-        weights.append((folder / "diffusion_pytorch_model.safetensors").read_bytes())
-        if len(weights) == 1:  # and it changes nothing
-            assert "in bf16 on this CPU and" in caplog.text and "the faster is `mixed_precision`" in caplog.text
-            monkeypatch.setattr("randar_hf.training.tokenizer_training.compare_precision", lambda *arguments: None)
-    assert weights[0] == weights[1] and caplog.text.count("in bf16") == 1
+    for name in ("told", "not told"):
+        run(config(output_dir=str(tmp_path / name), mixed_precision="bf16", max_steps=1))
+        weights.append((tmp_path / name / f"{file}.safetensors").read_bytes())
+        monkeypatch.setattr(f"randar_hf.training.{module}.compare_precision", lambda *arguments: None)
+    assert weights[0] == weights[1]  # it changes nothing
+    assert caplog.text.count("in bf16 on this CPU and") == caplog.text.count("the faster is `mixed_precision`") == 1
