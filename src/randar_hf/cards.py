@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_generation import RandARGenerationConfig
 from .hosts import ModelHost
-from .outputs import check_no_links
+from .outputs import check_no_links, files_of_runs
 
 
 RANDAR_CITATION = """@article{pang2024randar,
@@ -332,13 +332,14 @@ def replace_generated_card(folder: str | os.PathLike, make: Callable[[], ModelCa
 class CardMixin(ModelHost):
     """Gives a model's repository on the Hub its card, and keeps what is saved from being written through links."""
 
+    card_results: str | None = None  # what its card tells of how it was made and what was measured
+
     @wraps(PreTrainedModel.save_pretrained, assigned=())  # diffusers looks for its keywords in the signature
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
-        """Save as any `PreTrainedModel`; raises a `ValueError` for links to files in the folder."""
-        check_no_links("save_directory", *(path for path in Path(save_directory).glob("*") if not path.is_dir()))
+        """Save as any `PreTrainedModel`; raises a `ValueError` for links in place of what it writes."""
+        found = files_of_runs(Path(save_directory), "*.json", "*.py", broken=True)
+        check_no_links("save_directory", *(path for path in found if not path.is_dir()))
         super().save_pretrained(save_directory, *args, **kwargs)
-
-    card_results: str | None = None  # what its card tells of how it was made and what was measured
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any):
         """Upload a model card of this model where the repository has none."""
