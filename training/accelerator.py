@@ -23,7 +23,7 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
         ValueError: a tracker is unknown, or its package is not installed, or processes were started that are not
             connected.
     """
-    accelerator = Accelerator(
+    return open_accelerator(
         mixed_precision=config.mixed_precision,
         dynamo_backend="inductor" if compile else None,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -36,18 +36,33 @@ def make_accelerator(config, gradient_accumulation_steps: int = 1, compile: bool
         # a step reads each weight once: kept casts would only take memory, half of what the weights take
         kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
     )
-    check_processes(accelerator)
-    return accelerator
 
 
-def check_processes(accelerator: Accelerator) -> None:
-    """Raise a `ValueError` that says how to launch, if processes were started that `accelerate` did not connect."""
+def open_accelerator(**settings) -> Accelerator:
+    """An accelerator whose device computes, and that connects all processes.
+
+    Raises:
+        ValueError: the device that `ACCELERATE_TORCH_DEVICE` names is none that computes here, or processes were
+            started that are not connected; the message says how to launch them.
+    """
+    device = os.environ.get("ACCELERATE_TORCH_DEVICE")
+    try:
+        accelerator = Accelerator(**settings)
+        torch.zeros(1, device=accelerator.device).item()
+    except (RuntimeError, AssertionError) as error:
+        if device is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"`ACCELERATE_TORCH_DEVICE` must be a device that computes here, got {device!r}: {reason}"
+        ) from error
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != accelerator.num_processes:
         raise ValueError(
             f"{started} processes were started, but each runs alone: on a CPU they must be launched by "
             f"`ACCELERATE_USE_CPU=true torchrun --nproc-per-node {started} -m randar_hf ...`"
         )
+    return accelerator
 
 
 def tracker_names(report_to: str) -> list[str]:

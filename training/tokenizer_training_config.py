@@ -62,6 +62,10 @@ class TokenizerTrainingConfig(RunConfig):
         check_not_negative(self, "discriminator_start")
         if self.patience is not None:
             raise ValueError(f"`patience` must be None with a discriminator, got {self.patience}")
+        if self.max_steps is not None and self.discriminator_start >= self.max_steps:
+            raise ValueError(
+                f"`discriminator_start` must be below `max_steps`, {self.max_steps}, got {self.discriminator_start}"
+            )
         size, layers = self.image_size, self.discriminator_layers
         if size is not None and size < field_of(1):
             raise ValueError(f"`image_size` must be at least {field_of(1)} for a discriminator, got {size}")

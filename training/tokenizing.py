@@ -19,7 +19,7 @@ from datasets import ClassLabel
 
 from randar_hf.files import hold_folder, write_text
 
-from .accelerator import check_processes
+from .accelerator import open_accelerator
 from .data.image_rows import ImageRows, SourceRow
 from .data.published_codes import CodeRows
 from .data.reading import split_name
@@ -53,8 +53,7 @@ def tokenize_images(config: TokenizingConfig) -> Path:
     """
     folder = TokenFolder(Path(config.output_dir).expanduser(), split_name(config.split), config.rows_per_file)
     # Processes that are done wait for the last one, for as long as it takes.
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
-    check_processes(accelerator)
+    accelerator = open_accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     with hold_folder(accelerator, "output_dir", folder.output_dir, partial(folder.check_free, config.overwrite)):
         _tokenize(config, accelerator, folder)
     return folder.output_dir

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from randar_hf import RandARForCausalLM, cli
@@ -216,6 +217,17 @@ def test_memory_that_really_is_too_small(settings):
     with pytest.raises(TrainingError, match="`batch_size` must be smaller for the memory there is, got 4"):
         with explain_failures("run", 4, "lower it", str):
             torch.empty(2**50, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "meta"])
+def test_a_device_that_does_not_compute_here_is_named(settings, image_folder, tokenizer_folder, monkeypatch, device):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", device)
+    tokenizing = TokenizingConfig(dataset=str(image_folder), tokenizer=str(tokenizer_folder), output_dir="never")
+    for run in (lambda: train(TrainingConfig(**settings)), lambda: tokenize_images(tokenizing)):
+        with pytest.raises(ValueError, match=f"`ACCELERATE_TORCH_DEVICE` must be a device .*, got '{device}': "):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            run()
+    assert not Path(settings["output_dir"]).exists() and not Path("never").exists()
 
 
 def test_processes_that_are_not_connected_are_told_how_to_launch(

@@ -98,6 +98,7 @@ def test_bad_input_is_named(settings):
     refused("`discriminator_layers` must be at most 1 for images of 16 pixels, .* got 2", discriminator_layers=2)
     refused("`image_size` must be at least 16 for a discriminator, got 8", image_size=8)
     refused("`discriminator_start` must be at least 0, got -1", discriminator_start=-1)
+    refused("`discriminator_start` must be below `max_steps`, 4, got 4", discriminator_start=4)
     refused("`patience` must be None with a discriminator, got 3", patience=3)
     refused("`perceptual_weight` must be above 0, got 0", perceptual_weight=0.0)
     refused(
