@@ -101,7 +101,8 @@ def compare_precision(accelerator: Accelerator, mixed_precision: str, loss: Call
         return
     seconds = {}
     for is_mixed in (True, False):
-        with torch.random.fork_rng([]), torch.autocast("cpu", AUTOCAST[mixed_precision], enabled=is_mixed):
+        autocast = torch.autocast("cpu", AUTOCAST[mixed_precision], enabled=is_mixed, cache_enabled=False)
+        with torch.random.fork_rng([]), autocast:
             seconds[is_mixed] = _time(loss)
     logger.warning(
         "an image takes %.2g s in %s on this CPU and %.2g s in full precision; the faster is `mixed_precision` %s",

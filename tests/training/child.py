@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from randar_hf import RandARForCausalLM
-from randar_hf.training import TokenizerTrainingConfig, TrainingConfig
+from randar_hf.training import TokenizerTrainingConfig, TrainingConfig, trainer
 from randar_hf.training.checkpoints import list_checkpoints
 from randar_hf.training.run_settings import RUN_FILE
 from randar_hf.training.tokenizer_training import train_tokenizer
@@ -101,6 +101,7 @@ def spoil_gradients(step: int) -> None:
         return output
 
     RandARForCausalLM.forward = spoiled
+    trainer.compare_precision = lambda *arguments: None  # whose passes would be counted
 
 
 def watch_batches(path: Path) -> None:

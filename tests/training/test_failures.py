@@ -42,6 +42,7 @@ def poison(monkeypatch):
             return output
 
         monkeypatch.setattr(RandARForCausalLM, "forward", poisoned)
+        monkeypatch.setattr("randar_hf.training.trainer.compare_precision", lambda *arguments: None)  # passes, too
 
     return apply
 
