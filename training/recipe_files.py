@@ -118,7 +118,7 @@ def _read_content(path: Path) -> dict:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"`recipe` must be YAML, got {str(path)!r}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .validation import check_choice, check_fields, check_not_negative, check_positive, setting
+from .validation import check_choice, check_fields, check_given, check_not_negative, check_positive, setting
 
 
 DATA, OUTPUT, MODEL, STEPS = "Data", "Run", "Model", "Training steps"  # groups of options
@@ -64,6 +64,7 @@ class RunConfig:
 
     def __post_init__(self):
         check_fields(self)
+        check_given(self, "output_dir")
         check_positive(self, "batch_size", "max_steps", "learning_rate", "max_grad_norm", "logging_steps")
         check_positive(self, "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "num_workers", "max_skipped_steps", "seed")

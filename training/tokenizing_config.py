@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .data.crops import AUGMENTATIONS
 from .run_config import DATA, OUTPUT
-from .validation import check_choice, check_fields, check_not_negative, check_positive, setting
+from .validation import check_choice, check_fields, check_given, check_not_negative, check_positive, setting
 
 
 PUBLISHED_CODES = ("randar", "llamagen", "rar")
@@ -35,6 +35,7 @@ class TokenizingConfig:
 
     def __post_init__(self):
         check_fields(self)
+        check_given(self, "output_dir")
         check_positive(self, "batch_size", "num_workers", "rows_per_file")
         check_not_negative(self, "max_bad_images")
         check_choice(self, "augmentation", tuple(AUGMENTATIONS))

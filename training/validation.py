@@ -56,6 +56,13 @@ def typed_value(name: str, hint: Any, value: Any) -> Any:
     raise ValueError(f"`{name}` must be {KINDS[kind]}{optional}, got {value!r}")
 
 
+def check_given(config, *names: str) -> None:
+    """Raise a `ValueError` for the first of the named paths of `config` that is an empty text."""
+    for name in names:
+        if not getattr(config, name):
+            raise ValueError(f"`{name}` must be a path, got an empty text; '.' is the working folder")
+
+
 def check_positive(config, *names: str) -> None:
     """Raise a `ValueError` for the first of the named fields of `config` that is given and not above 0."""
     for name in names:

@@ -131,9 +131,11 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_path(name: str, path: Any) -> Path:
-    """A path of a file or folder; raises a `TypeError` that names the argument for anything else."""
+    """A path of a file or folder; raises an error that names the argument for anything else, or an empty text."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"`{name}` must be a path, got {path!r}.")
+    if not os.fspath(path):
+        raise ValueError(f"`{name}` must be a path, got an empty text; '.' is the working folder.")
     return Path(path)
 
 

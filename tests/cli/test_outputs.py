@@ -38,7 +38,7 @@ FOLDERS = [
     "space --export OUT",
     *(f"{words} --work-dir OUT" for command, words in MEASURED.items() if command != "correspondence"),
 ]
-KINDS = ["long name", "below a file", "other kind", "broken link", "closed"]
+KINDS = ["long name", "below a file", "other kind", "broken link", "closed", "empty"]
 
 
 def bad_path(kind: str, folder: Path, suffix: str) -> Path:
@@ -73,7 +73,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(line, tmp_pat
         (tmp_path / kind).mkdir()
         before = sorted(tmp_path.rglob("*"))
         path = bad_path(kind, tmp_path / kind, suffix)
-        code, error = main([*words, str(path)]), capsys.readouterr().err
+        code, error = main([*words, "" if kind == "empty" else str(path)]), capsys.readouterr().err
         assert code == 2 and error.count("\n") == 1, (kind, error)
         assert f"{option}`" in error or f"{option.replace('-', '_')}`" in error, (kind, error)
         added = {each.name for each in set(tmp_path.rglob("*")) - set(before)}

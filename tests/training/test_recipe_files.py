@@ -309,6 +309,8 @@ def test_files_are_based_on_others(write, tmp_path, monkeypatch):
         ("- 1", "`recipe` must hold keys of .*, got list"),
         ("", "`recipe` must hold keys of .*, got NoneType"),
         ("about: [1", "`recipe` must be YAML, got .*mine.yaml'"),
+        ("about: " + "[" * 10_000, "`recipe` must be YAML, got .*mine.yaml'"),
+        ("about: 2026-99-99", "`recipe` must be YAML, got .*mine.yaml'"),
         (
             "about: Mine.\nbased_on: mine.yaml\ntrain: {}",
             "`recipe` must not be based on itself, got .* based on .*mine.yaml",

@@ -91,7 +91,7 @@ def _answering_errors(name: str, function: Callable) -> Callable:
         except ModuleNotFoundError as error:
             extra = "space" if name == "space" else "evaluation" if name in EVALUATION else "training"
             _fail(f"{name}: error: {missing_package(error, extra)}", 2)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, RecursionError) as error:  # the last of files nested without end
             _fail(f"{name}: error: {error}", 2)
 
     return command

@@ -70,8 +70,8 @@ def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions
 
     check_device(options.device)
     warn_of_busy_cores(options.device)
-    dtype = getattr(torch, options.dtype)
-    pipe = load_pipeline("--model", options.model or demo_checkpoint(), kind, dtype).to(options.device)
+    folder = demo_checkpoint() if options.model is None else options.model
+    pipe = load_pipeline("--model", folder, kind, getattr(torch, options.dtype)).to(options.device)
     check_settings(pipe, sampling.given())
     return pipe
 
@@ -158,7 +158,7 @@ class Film(Sheet):
         super().__init__(options)
         self.film: Path | None = None
         self.frames: list[list[Any]] = []  # of each call, the tokens after each step
-        if options.animate:
+        if options.animate is not None:
             self.film = check_output(options.animate, options.overwrite, (".gif",), "--animate")
 
     @property

@@ -64,7 +64,9 @@ class DataOptions:
 
 def work_folder(work_dir: str | None, output: Path) -> Path:
     """The folder for intermediate results: the one that was given, or the output's name without its suffix."""
-    folder = output.with_suffix("") if work_dir is None else Path(work_dir)
+    from randar_hf.checks import check_path
+
+    folder = output.with_suffix("") if work_dir is None else check_path("--work-dir", work_dir)
     check_output_folder("--work-dir", folder)
     return folder
 
@@ -93,7 +95,7 @@ def load_model(options: PipelineOptions, kind: str = "RandARPipeline") -> "Diffu
 
     check_device(options.device)
     warn_of_busy_cores(options.device)
-    folder = options.model or demo_checkpoint()
+    folder = demo_checkpoint() if options.model is None else options.model
     pipe = load_pipeline("--model", folder, kind, getattr(torch, options.dtype)).to(options.device)
     pipe.set_progress_bar_config(disable=True)
     return pipe

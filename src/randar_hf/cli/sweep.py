@@ -44,7 +44,9 @@ def sweep(
     device: Device = None,
 ):
     """Sample and evaluate a model at many settings, each once: a table, and a plot with the best marked."""
-    check_output_folder("--output-dir", Path(output_dir))
+    from randar_hf.checks import check_path
+
+    check_output_folder("--output-dir", check_path("--output-dir", output_dir))
     from randar_hf.evaluation.references import open_reference
     from randar_hf.evaluation.sampling import start_processes
     from randar_hf.evaluation.sweep import TABLE_FILE, expand_range, list_settings

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 
 import randar_hf
 from randar_hf import pipelines
+from randar_hf.checks import check_path
 from randar_hf.outputs import check_output_folder, files_of_runs
 
 from .app import draw_examples
@@ -80,7 +81,7 @@ COMMANDS = {"cli", "evaluation", "checkpoints", "__pycache__"}  # of the package
 
 def check_export(folder: str | Path) -> Path:
     """A folder to write a Space into; raises a `ValueError` for one that holds a run or a Space."""
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     check_output_folder("folder", folder)
     if found := files_of_runs(folder, *FILES, broken=True):
         raise ValueError(f"`folder` must be a new one, got {str(folder)!r} with {', '.join(p.name for p in found)}.")
