@@ -2,11 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 
+if TYPE_CHECKING:
+    import torch
+
+# What torch and the other libraries of a training take once they are imported, by what they take: measured.
+LIBRARIES = {"memory": 450 * 2**20, "address space (`ulimit -v`)": 1500 * 2**20}
 THREADS = 2**28  # addresses that threads take on top of memory: stacks, and a heap of 64 MiB each
 CGROUPS = Path("/sys/fs/cgroup")
 # The files of a container's memory by version of Linux's control groups: the limit, what is used, and the statistics.
@@ -14,7 +19,19 @@ V2_FILES = ("memory.max", "memory.current", "inactive_file")
 V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def free_memory(device: torch.device) -> int | None:
+def check_libraries_fit():
+    """Raise a `ValueError` if there is too little memory to import what a training needs; imports nothing itself."""
+    limits = [psutil.virtual_memory().available, _free_in_container()]
+    memory = min(limit for limit in limits if limit is not None)
+    for (kind, needed), free in zip(LIBRARIES.items(), (memory, _free_addresses())):
+        if free is not None and free < needed:
+            raise ValueError(
+                f"torch and the other libraries take about {needed >> 20} MiB of {kind}, got {max(0, free) >> 20} MiB "
+                "that are free"
+            )
+
+
+def free_memory(device: "torch.device") -> int | None:
     """
     Bytes that this process can still get on a device, `None` where that is unknown.
 
@@ -22,6 +39,8 @@ def free_memory(device: torch.device) -> int | None:
     address space leaves; on a CUDA device what the driver and torch's allocator hold free.
     """
     if device.type == "cuda":
+        import torch  # the command line asks what is free before it imports that
+
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type != "cpu":
@@ -30,8 +49,10 @@ def free_memory(device: torch.device) -> int | None:
     return max(0, min(limit for limit in limits if limit is not None))
 
 
-def peak_memory(device: torch.device | str) -> int:
+def peak_memory(device: "torch.device | str") -> int:
     """Peak bytes so far: of the whole process on a CPU, of torch's allocator on a CUDA device."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource  # not on Windows, where all else works
@@ -40,7 +61,7 @@ def peak_memory(device: torch.device | str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def check_memory(num_tokens: int, num_bytes: int, device: torch.device, argument: str = "`grid_size`"):
+def check_memory(num_tokens: int, num_bytes: int, device: "torch.device", argument: str = "`grid_size`"):
     """
     Raise a `ValueError` if decoding needs more memory than is free.
 
@@ -97,4 +118,4 @@ def _read_lines(path: Path) -> list[str]:
         return []
 
 
-__all__ = ["check_memory", "free_memory", "peak_memory"]
+__all__ = ["check_libraries_fit", "check_memory", "free_memory", "peak_memory"]

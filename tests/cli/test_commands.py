@@ -307,6 +307,14 @@ def test_ctrl_c_is_no_traceback_whenever_it_comes(tmp_path, module, program):
     assert all(line.startswith("randar-hf train: ") for line in said)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="address spaces are limited on Linux")
+def test_training_says_that_its_libraries_do_not_fit():
+    command = f"ulimit -v 800000; {sys.executable} -m randar_hf train --dataset no --output-dir never"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    said = "randar-hf train: error: torch and the other libraries take about 1500 MiB of address space"
+    assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
 def test_nothing_is_overwritten_unless_asked(folder, capsys):
     output = folder / "out.png"
     output.write_text("precious")

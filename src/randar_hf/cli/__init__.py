@@ -86,6 +86,10 @@ def _answering_errors(name: str, function: Callable) -> Callable:
     @wraps(function)
     def command(**values):
         try:
+            if name in TRAINING:
+                from randar_hf.memory import check_libraries_fit  # psutil takes time to import
+
+                check_libraries_fit()
             with acknowledging(name) if name in TRAINING else nullcontext():
                 function(**values)
         except ModuleNotFoundError as error:
