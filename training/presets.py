@@ -21,7 +21,8 @@ from .training_config import TrainingConfig
 Config = TypeVar("Config", bound=RunConfig)
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 STEPS = ("batch_size", "max_steps", "warmup_steps", "learning_rate")
-OPEN_FIELDS = ("preset", *STEPS, *SIZES, "image_size", "block_out_channels", "codebook_size")
+DROPOUTS = ("residual_dropout", "mlp_dropout")
+OPEN_FIELDS = ("preset", *STEPS, *SIZES, "image_size", "block_out_channels", "codebook_size", *DROPOUTS)
 LOOKED_AT = 16  # images whose size is looked at
 
 
@@ -59,7 +60,7 @@ class Preset:
         channels: of the tokenizer's levels, the first ones of them where fewer levels are enough.
         codebook_size: of the tokenizer.
         tokenizer_steps: of `train-tokenizer`.
-        model_sizes: of `train`; empty for the published L.
+        model_sizes: of `train`, and dropouts where they are not the published ones; empty for the published L.
         model_steps: of `train`.
     """
 
@@ -68,7 +69,7 @@ class Preset:
     channels: tuple[int, ...]
     codebook_size: int
     tokenizer_steps: Steps
-    model_sizes: dict[str, int]
+    model_sizes: dict[str, float]
     model_steps: Steps
 
 
@@ -79,8 +80,8 @@ PRESETS = {
         channels=(16, 32, 32, 64),
         codebook_size=512,
         tokenizer_steps=Steps(16, least_steps=1200, passes=50, warmup_steps=100, learning_rate=2e-3),
-        model_sizes=dict(zip(SIZES, (160, 448, 5, 5))),
-        model_steps=Steps(16, least_steps=1500, passes=100, warmup_steps=100, learning_rate=1e-3),
+        model_sizes=dict(zip((*SIZES, *DROPOUTS), (160, 448, 5, 5, 0.0, 0.0))),
+        model_steps=Steps(8, least_steps=3000, passes=100, warmup_steps=100, learning_rate=2e-3),
     ),
     "medium": Preset(
         most_images=300_000,

@@ -14,6 +14,7 @@ from randar_hf.training import TokenizerTrainingConfig, TrainingConfig, load_rec
 from randar_hf.training.presets import (
     OPEN_FIELDS,
     PRESETS,
+    SIZES,
     choose_preset,
     fit_model_settings,
     fit_tokenizer_settings,
@@ -104,7 +105,7 @@ def test_shipped_recipes_leave_nothing_open(name):
     """So the data does not change them: they give the losses that they gave."""
     for command in read_recipe(name).sections:
         settings = load_recipe(name, command)
-        needed = {"train": OPEN_FIELDS[1:9], "train-tokenizer": (*OPEN_FIELDS[1:5], *OPEN_FIELDS[9:]), "tokenize": ()}
+        needed = {"train": OPEN_FIELDS[1:9], "train-tokenizer": (*OPEN_FIELDS[1:5], *OPEN_FIELDS[9:12]), "tokenize": ()}
         assert set(needed[command]) <= set(settings), command
 
 
@@ -113,13 +114,13 @@ def test_a_resumed_run_keeps_what_was_chosen(training_settings, capsys):
     settings = {name: value for name, value in training_settings.items() if name not in open_fields}
     folder = train(TrainingConfig(**settings))
     assert (
-        "chosen settings: preset small, batch_size 16, warmup_steps 0, learning_rate 0.001" in capsys.readouterr().err
+        "chosen settings: preset small, batch_size 8, warmup_steps 0, learning_rate 0.002" in capsys.readouterr().err
     )
     run = json.loads((folder / "run.json").read_text())
     run["config"]["preset"] = None  # as in a run of before there were presets
     (folder / "run.json").write_text(json.dumps(run))
     train(TrainingConfig(**settings, resume="checkpoint-3"))
-    with pytest.raises(ValueError, match="`learning_rate` must be 0.001, got 0.1"):
+    with pytest.raises(ValueError, match="`learning_rate` must be 0.002, got 0.1"):
         train(TrainingConfig(**settings, learning_rate=0.1, resume="latest"))
 
 
@@ -148,8 +149,9 @@ def test_the_page_has_the_table_of_the_presets():
         assert cells["`--image-size`, at most"][index] == str(preset.image_size)
         assert cells["`--block-out-channels`"][index] == " ".join(map(str, preset.channels))
         assert cells["`--codebook-size`"][index] == f"{preset.codebook_size:,}"
-        sizes = list(preset.model_sizes.values()) or [1024, 2816, 24, 16]
+        sizes = [preset.model_sizes.get(name, size) for name, size in zip(SIZES, (1024, 2816, 24, 16), strict=True)]
         assert cells["width, inner width, layers, heads"][index] == ", ".join(f"{size:,}" for size in sizes)
+        assert cells["residual and MLP dropout"][index] == f"{preset.model_sizes.get('mlp_dropout', 0.1):g}"
         for name, steps in (("tokenizer", preset.tokenizer_steps), ("model", preset.model_steps)):
             expected = f"{steps.batch_size}; {steps.learning_rate:g}; {steps.warmup_steps:,}"
             assert cells[f"{name}: batch, learning rate, warm-up"][index] == expected
