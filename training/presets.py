@@ -79,9 +79,9 @@ PRESETS = {
         image_size=64,
         channels=(16, 32, 32, 64),
         codebook_size=512,
-        tokenizer_steps=Steps(16, least_steps=1200, passes=50, warmup_steps=100, learning_rate=2e-3),
+        tokenizer_steps=Steps(16, least_steps=800, passes=50, warmup_steps=100, learning_rate=2e-3),
         model_sizes=dict(zip((*SIZES, *DROPOUTS), (160, 448, 5, 5, 0.0, 0.0))),
-        model_steps=Steps(8, least_steps=3000, passes=100, warmup_steps=100, learning_rate=2e-3),
+        model_steps=Steps(8, least_steps=4000, passes=100, warmup_steps=100, learning_rate=2e-3),
     ),
     "medium": Preset(
         most_images=300_000,
