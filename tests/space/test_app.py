@@ -203,7 +203,7 @@ def test_a_model_of_one_order_says_what_it_cannot(launched, rar_pipe, images_of)
     }
     texts = [block["props"].get("value") for block in app.config["components"] if block["type"] == "markdown"]
     assert sum("Not with this model" in text for text in texts) == 2
-    _, _, _, images, code = client.predict([3], 1, 5, 4.0, None, 1, 0, api_name="/generate")
+    _, _, _, images, code = client.predict(classes=[3], count=1, seed=5, guidance=4.0, api_name="/generate")
     rar_pipe.set_progress_bar_config(disable=True)
     assert np.array_equal(pixels(images[0]["image"]), np.asarray(images_of(rar_pipe, [3], [5], guidance_scale=4.0)[0]))
     assert (

@@ -12,7 +12,7 @@ def space(
     export: Annotated[str | None, typer.Option(help="new folder to write as a Space of the Hub, instead")] = None,
     push: Annotated[str | None, typer.Option(help="with --export: Space to upload the folder to")] = None,
     port: Annotated[
-        int | None, typer.Option(help="port to listen on", show_default="the first free from 7860")
+        int | None, typer.Option(min=1, max=65535, help="port to listen on", show_default="the first free from 7860")
     ] = None,
 ):
     """Open an app in the browser, or write it as a Space of the Hub."""

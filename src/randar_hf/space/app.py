@@ -87,7 +87,7 @@ def launch_app(app: gr.Blocks, port: int | None = None, **settings: Any) -> tupl
         port (`int`, *optional*): to listen on; by default the first free one from 7860.
         **settings: further arguments of `gradio.Blocks.launch`.
 
-    Raises a `ValueError` for a port that is in use.
+    Raises a `ValueError` for a port that is in use, or none at all.
     """
     try:
         return app.launch(
@@ -99,7 +99,7 @@ def launch_app(app: gr.Blocks, port: int | None = None, **settings: Any) -> tupl
             footer_links=["api", "settings"],
             **settings,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter of a number that is no port
         raise ValueError(f"`port` {port} cannot be listened on: {error}") from error
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import gradio as gr
 
-from randar_hf.orders import ORDER_NAMES
-
 from .controls import MODEL_QUEUE, build_seed, on_gpu
 from .drawing import draw_film, draw_sheet
 from .files import keep_file
@@ -55,8 +53,8 @@ def _build_controls(studio: Studio) -> list[gr.components.Component]:
         info="How strongly the class is asked for; 1 turns guidance off.",
     )
     order = gr.Dropdown(
-        list(ORDER_NAMES),
-        value=generation.order if studio.any_order else None,
+        studio.orders,
+        value=generation.order if studio.any_order else studio.orders[0],
         label="Order",
         info="Which part of the image comes first.",
         visible=studio.any_order,

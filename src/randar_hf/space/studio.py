@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from randar_hf.checks import is_int
+from randar_hf.orders import ORDER_NAMES
 from randar_hf.pipelines import (
     RandARExtrapolationPipeline,
     RandARInpaintPipeline,
@@ -58,6 +59,11 @@ class Studio:
     def has_window(self) -> bool:
         """Whether the model decodes losslessly in parallel."""
         return self.any_order and hasattr(self.pipe.transformer.generation_config, "speculative_window")
+
+    @property
+    def orders(self) -> list[str]:
+        """Names of the orders that the model decodes in."""
+        return list(ORDER_NAMES) if self.any_order else [self.pipe.transformer.config.fixed_order]
 
     def class_names(self) -> list[str]:
         """A name for each class, its number behind it where several share one."""

@@ -6,7 +6,6 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
-from randar_hf.orders import ORDER_NAMES
 
 from .controls import MODEL_QUEUE, build_seed, on_gpu
 from .drawing import colour_features, draw_order
@@ -103,7 +102,7 @@ def _make_understand(studio: Studio) -> Callable:
 
 def _build_orders(studio: Studio):
     config, generation = studio.pipe.transformer.config, studio.pipe.transformer.generation_config
-    orders = list(ORDER_NAMES) if studio.any_order else [config.fixed_order]
+    orders = studio.orders
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             name = gr.Dropdown(orders, value=orders[0], label="Order", info="One of the decoding orders.")
