@@ -6,7 +6,6 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
-
 from .controls import MODEL_QUEUE, build_seed, on_gpu
 from .drawing import colour_features, draw_order
 from .files import keep_file
