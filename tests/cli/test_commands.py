@@ -307,6 +307,18 @@ def test_ctrl_c_is_no_traceback_whenever_it_comes(tmp_path, module, program):
     assert all(line.startswith("randar-hf train: ") for line in said)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("libtorch.so: failed to map segment from shared object")]
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("randar_hf.cli.demo.check_output", fail)
+    code, said = run(capsys, "demo")
+    assert code == 2 and said.startswith("randar-hf demo: error: there is too little memory") and said.count("\n") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="address spaces are limited on Linux")
 def test_training_says_that_its_libraries_do_not_fit():
     command = f"ulimit -v 800000; {sys.executable} -m randar_hf train --dataset no --output-dir never"

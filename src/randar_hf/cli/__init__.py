@@ -97,6 +97,10 @@ def _answering_errors(name: str, function: Callable) -> Callable:
             _fail(f"{name}: error: {missing_package(error, extra)}", 2)
         except (ValueError, TypeError, OSError, RecursionError) as error:  # the last of files nested without end
             _fail(f"{name}: error: {error}", 2)
+        except (MemoryError, ImportError) as error:
+            if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+                raise
+            _fail(f"{name}: error: there is too little memory, or room for addresses (`ulimit -v`): {error!r}", 2)
 
     return command
 
