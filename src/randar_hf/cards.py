@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +334,6 @@ class CardMixin(ModelHost):
 
     card_results: str | None = None  # what its card tells of how it was made and what was measured
 
-    @wraps(PreTrainedModel.save_pretrained, assigned=())  # diffusers looks for its keywords in the signature
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         """Save as any `PreTrainedModel`; raises a `ValueError` for links in place of what it writes."""
         found = files_of_runs(Path(save_directory), "*.json", "*.py", broken=True)
@@ -347,3 +346,7 @@ class CardMixin(ModelHost):
         values = (self.config, settings, self.num_parameters())
         replace_generated_card(working_dir, lambda: make_card(repo_id, *values, results=self.card_results))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+# diffusers looks for keywords in the signature
+update_wrapper(CardMixin.save_pretrained, PreTrainedModel.save_pretrained, assigned=())
