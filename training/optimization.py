@@ -1,4 +1,4 @@
-"""AdamW groups and learning-rate schedules, counted in optimizer steps."""
+"""Optimizers, and learning-rate schedules counted in optimizer steps."""
 
 import torch
 from torch import nn
@@ -13,14 +13,48 @@ def make_optimizer(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.95),
     decay_embeddings: bool = True,
-):
-    """AdamW that decays matrices (all tensors of two or more dimensions, embeddings if asked to) and no vectors."""
+    optimizer: str = "adamw",
+) -> torch.optim.Optimizer:
+    """AdamW that decays matrices (all tensors of two or more dimensions, embeddings if asked to) and no vectors.
+
+    With `optimizer="muon"` the matrices of the layers are Muon's.
+    """
     groups = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    matrices = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and (decay_embeddings or "embed" not in name)
-            groups[0 if decays else 1]["params"].append(parameter)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+            is_matrix = optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
+            (matrices if is_matrix else groups[0 if decays else 1]["params"]).append(parameter)
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+    if optimizer == "adamw":
+        return adamw
+    # The update is as large as AdamW's, so that one learning rate serves both.
+    muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return MuonWithAdamW(muon, adamw)
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for matrices and AdamW for everything else, as one optimizer with one state.
+
+    Args:
+        muon: of one group of parameters.
+        adamw: with `fused=True`, of the other ones.
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
+        self.muon, self.adamw = muon, adamw
+        super().__init__([*muon.param_groups, *adamw.param_groups], {"lr": adamw.defaults["lr"]})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take a step of both, or of neither where `found_inf` is 1, which waits for the device: Muon cannot skip."""
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.item():
+            return
+        for part, groups in ((self.muon, self.param_groups[:1]), (self.adamw, self.param_groups[1:])):
+            part.param_groups, part.state = groups, self.state  # they are others once a state is loaded
+            part.step()
 
 
 def make_schedule(
@@ -62,10 +96,10 @@ def make_schedule(
 
 
 class NonFiniteGuard:
-    """Lets a fused optimizer skip steps whose gradient is not finite, and counts them; all of it on the device.
+    """Lets an optimizer skip steps whose gradient is not finite, and counts them; all of it on the device.
 
     Args:
-        optimizer: AdamW with `fused=True`, whose kernel skips the update where `found_inf` is 1.
+        optimizer: of `make_optimizer`, which skips the update where `found_inf` is 1; AdamW does so in its kernel.
         device: of the gradients.
         skipped: steps skipped before.
         in_a_row: how many of them came last, one after another.

@@ -64,7 +64,7 @@ class ResumableRun(ABC):
         config: the settings of the run.
         accelerator: that prepared what follows.
         model: prepared.
-        optimizer: prepared; AdamW with `fused=True`.
+        optimizer: of `make_optimizer`, prepared.
         schedule: not prepared, since it counts optimizer steps whatever the number of processes.
     """
 

@@ -25,6 +25,10 @@ def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
     for name in ("ema_decay", "lora_rank"):
         if (value := getattr(config, name)) is not None:
             raise ValueError(f"`{name}` must be None where processes share the weights (FSDP), got {value}")
+    if config.optimizer != "adamw":
+        raise ValueError(
+            f"`optimizer` must be 'adamw' where processes share the weights (FSDP), got {config.optimizer!r}"
+        )
 
 
 def gather_model(accelerator: Accelerator, model):

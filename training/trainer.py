@@ -351,7 +351,8 @@ class Trainer(ResumableRun):
 def _prepare(config: TrainingConfig, accelerator: Accelerator, model):
     """The model, its optimizer and its schedule, the first two of them prepared."""
     betas, decay_embeddings = (config.adam_beta1, config.adam_beta2), config.model_type == "randar"
-    optimizer = make_optimizer(model, config.learning_rate, config.weight_decay, betas, decay_embeddings)
+    rates = (config.learning_rate, config.weight_decay)
+    optimizer = make_optimizer(model, *rates, betas, decay_embeddings, config.optimizer)
     steps = (config.warmup_steps, config.max_steps)
     schedule = make_schedule(config.lr_schedule, optimizer, *steps, config.final_learning_rate, config.decay_start)
     return *accelerator.prepare(model, optimizer), schedule

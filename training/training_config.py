@@ -13,6 +13,7 @@ from .validation import check_choice, check_fraction, check_not_negative, check_
 
 
 MODEL_TYPES = ("randar", "rar")
+OPTIMIZERS = ("adamw", "muon")
 # Fields of a model's configuration; None stands for its own default, that of the published L model.
 MODEL_FIELDS = (
     "hidden_size",
@@ -82,7 +83,8 @@ class TrainingConfig(RunConfig):
         STEPS, "step from which constant_linear decays; four fifths of max_steps, of that schedule alone", None
     )
     final_learning_rate: float = setting(STEPS, "learning rate at which cosine and constant_linear end", 0.0)
-    weight_decay: float = setting(STEPS, "AdamW's decay of matrices", 0.05)
+    optimizer: str = setting(STEPS, "adamw, or muon for the matrices of the layers", "adamw")
+    weight_decay: float = setting(STEPS, "decay of matrices", 0.05)
     adam_beta1: float = setting(STEPS, "AdamW's first beta", 0.9)
     adam_beta2: float = setting(STEPS, "AdamW's second beta", 0.95)
     ema_decay: float | None = setting(STEPS, "decay of a moving average of the weights, which becomes the model", None)
@@ -102,6 +104,7 @@ class TrainingConfig(RunConfig):
         check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
         self._check_schedule()
         check_choice(self, "model_type", MODEL_TYPES)
+        check_choice(self, "optimizer", OPTIMIZERS)
         self._check_model_fields()
         self._check_fine_tuning()
         if self.order is not None:

@@ -23,6 +23,30 @@ def rates(name: str, steps: int, **settings) -> list[float]:
     return values
 
 
+def test_muon_takes_the_matrices_of_the_layers(make_model):
+    """Each part steps as torch's own optimizers do, with the same rate."""
+    model, expected = make_model(), make_model()
+    expected.load_state_dict(model.state_dict())
+    optimizer = make_optimizer(model, 0.01, 0.1, optimizer="muon")
+    matrices = {name for name, p in expected.named_parameters() if ".layers." in name and p.ndim == 2}
+    named = dict(expected.named_parameters())
+    parts = [
+        torch.optim.Muon([named[name] for name in matrices], 0.01, 0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([p for n, p in named.items() if p.ndim >= 2 and n not in matrices], 0.01, (0.9, 0.95),
+                          weight_decay=0.1, fused=True),
+        torch.optim.AdamW([p for p in named.values() if p.ndim < 2], 0.01, (0.9, 0.95), weight_decay=0, fused=True),
+    ]  # fmt: skip
+    labels = torch.zeros(2, model.config.num_tokens, dtype=torch.long)
+    for _ in range(3):
+        for each in (model, expected):
+            each.zero_grad()
+            each(input_ids=labels, class_labels=labels[:, 0], order=None, labels=labels).loss.backward()
+        optimizer.step()
+        for part in parts:
+            part.step()
+    assert matrices and all(torch.equal(p, named[name]) for name, p in model.named_parameters())
+
+
 def test_the_published_cosine_ends_at_its_final_rate():
     values = rates("cosine", 360, warmup_steps=50, final_learning_rate=2e-5)
     assert values[0] == 0 and values[25] == pytest.approx(2e-4) and values[50] == pytest.approx(4e-4)
@@ -54,6 +78,7 @@ def test_the_published_constant_then_linear_schedule():
         ({"final_learning_rate": 0.1}, "`final_learning_rate` must be .*`learning_rate`, 0.01, got 0.1"),
         ({"final_learning_rate": -0.1}, "`final_learning_rate` must be at least 0 .*got -0.1"),
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and below 1, got 1.0"),
+        ({"optimizer": "lion"}, "`optimizer` must be one of 'adamw', 'muon', got 'lion'"),
         ({"max_skipped_steps": -1}, "`max_skipped_steps` must be at least 0, got -1"),
     ],
 )

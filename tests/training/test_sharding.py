@@ -1,5 +1,6 @@
 """The launch files, and training whose weights several processes share (FSDP2), on CPUs through gloo."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,11 @@ def test_a_sharded_step_without_a_finite_gradient_is_skipped(run, settings, shar
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_what_needs_the_whole_model_is_refused(run, settings, sharding, tmp_path):
-    assert run({**settings, "ema_decay": 0.9}, sharding=sharding) == {1}
-    assert (
-        "`ema_decay` must be None where processes share the weights (FSDP), got 0.9" in (tmp_path / "log").read_text()
-    )
+@pytest.mark.parametrize(
+    ("setting", "allowed", "message"), [("ema_decay", "None", "0.9"), ("optimizer", "'adamw'", "'muon'")]
+)
+def test_what_needs_the_whole_model_is_refused(run, settings, sharding, tmp_path, setting, allowed, message):
+    assert run({**settings, setting: ast.literal_eval(message)}, sharding=sharding) == {1}
+    said = f"`{setting}` must be {allowed} where processes share the weights (FSDP), got {message}"
+    assert said in (tmp_path / "log").read_text()
     assert not Path(settings["output_dir"]).exists()

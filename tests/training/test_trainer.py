@@ -42,12 +42,12 @@ def test_old_checkpoints_go_beyond_the_limit(training_settings):
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
 
 
-@pytest.mark.parametrize(("accumulation", "ema_decay"), [(1, None), (3, 0.9)])
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3, "ema_decay": 0.9}, {"optimizer": "muon"}])
 def test_resumed_run_equals_undisturbed_run_bit_for_bit(
-    training_settings, tmp_path, accumulation, ema_decay, same_weights, read_metrics
+    training_settings, tmp_path, settings, same_weights, read_metrics
 ):
     # 4 batches an epoch: the checkpoint of step 3 lies inside an epoch.
-    training_settings |= {"gradient_accumulation_steps": accumulation, "ema_decay": ema_decay}
+    training_settings |= settings
     whole = train(TrainingConfig(**training_settings))
     half = tmp_path / "half"
     shutil.copytree(whole, half)
