@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for wrong input, nothing overwritten."""
 
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -301,7 +302,15 @@ def test_ctrl_c_is_no_traceback_whenever_it_comes(tmp_path, module, program):
     (tmp_path / module).write_text(INTERRUPTS[module].format(interrupt))
     words = ["train", "--help"] if module != "torch.py" else ["train", "--dataset=no", f"--output-dir={tmp_path}/run"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*program, *words], env=environment, capture_output=True, text=True, timeout=20)
+    # Who runs the tests in the background of a shell has them ignore the signal.
+    done = subprocess.run(
+        [*program, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     said = done.stderr.splitlines()
     assert done.returncode == 130 and "randar-hf train: interrupted" in said and not (tmp_path / "run").exists()
     assert all(line.startswith("randar-hf train: ") for line in said)
