@@ -91,6 +91,7 @@ BAD = [
     ("rotary", {"rotary": torch.ones(17, 4, 2, dtype=torch.long)}),
     ("grid_size", {"rotary": torch.ones(17, 4, 2), "grid_size": 4}),
     ("order", {"rotary": torch.ones(17, 4, 2), "order": "hierarchical"}),
+    ("order", {"rotary": torch.ones(17, 4, 2), "generation_config": RandARGenerationConfig(order="hierarchical")}),
 ]
 
 
@@ -127,7 +128,7 @@ def test_what_comes_when_a_plan_is_carried_out_is_checked_too(model, named, argu
         model.decode(model.plan_generation([0]), TOKENS)
 
 
-@pytest.mark.parametrize("named", ["generation_config", "logits_processor"])
+@pytest.mark.parametrize("named", ["generation_config", "logits_processor", "compile_config"])
 def test_wrong_types_are_named(model, named):
     with pytest.raises(TypeError, match=f"`{named}`"):
         model.plan_generation([0], **{named: 3})

@@ -100,6 +100,17 @@ def test_rows_that_fill_a_block_are_computed_once_and_one_more_row_makes_two_blo
     assert sorted(sizes) == sorted(calls)  # forward, and again in the backward pass of each of several blocks
 
 
+def test_the_published_codebook_goes_in_blocks_of_512_rows():
+    sizes = []
+
+    def head(states):
+        sizes.append(len(states))
+        return states.expand(-1, 16384)
+
+    head_cross_entropy(head, torch.zeros(1030, 1), torch.zeros(1030, dtype=torch.long), 16384)
+    assert sizes == [512, 512, 6]
+
+
 def test_a_codebook_larger_than_a_block_goes_row_by_row(monkeypatch):
     monkeypatch.setattr(loss, "BLOCK_LOGITS", 100)
     head, states, codes = nn.Linear(4, 512), torch.randn(3, 4), torch.tensor([0, 511, 7])

@@ -6,9 +6,8 @@ import psutil
 import pytest
 import torch
 
-from randar_hf import generation, generation_plan
-from randar_hf.layout import sequence_length
-from randar_hf.memory import check_memory
+from randar_hf import generation, generation_plan, memory
+from randar_hf.memory import check_libraries_fit, check_memory, free_memory
 
 
 @pytest.fixture
@@ -80,13 +79,15 @@ def test_half_precision_and_shared_heads_take_less(make_model, free):
     assert needed(make_model(position_instruction="merge"), free) < 0.6 * plain
 
 
-@pytest.mark.parametrize("kind", ["rope", "merge"])
-def test_the_cache_fits_into_what_was_named(make_model, free, kind):
-    # With a token a step the cache is as long as it can be.
-    model = make_model(position_instruction=kind)
-    gib = needed(model, free, guidance_scale=1.0)
-    cache = 2 * 2 * 32 * 4 * (sequence_length(16, model.model.form) + 1)
-    assert cache <= 1.01 * gib * 2**30 < 2.5 * cache
+@pytest.mark.parametrize("settings", [{}, {"position_instruction": "merge"}, {"num_key_value_heads": 1}])
+def test_what_is_named_is_what_the_cache_takes(make_model, free, settings):
+    model, caches = make_model(**settings), []
+    gib = needed(model, free, images=3, guidance_scale=4.0)
+    free(8)
+    model.register_forward_pre_hook(lambda _, args, inputs: caches.append(inputs["past_key_values"]), with_kwargs=True)
+    model.generate([0, 1, 2], guidance_scale=4.0)
+    buffers = [part for layer in caches[-1].layers for part in (layer.keys, layer.values)]
+    assert sum(part.nbytes for part in buffers) / 2**30 == pytest.approx(gib, rel=0.1)  # a slot's states are in it
 
 
 def test_devices_whose_memory_is_unknown_are_trusted(free):
@@ -103,3 +104,71 @@ def test_memory_of_a_cuda_device_counts_what_torch_holds_and_does_not_use(monkey
     check_memory(16, 3 * 2**30, torch.device("cuda"))
     with pytest.raises(ValueError, match="3 GiB are free"):
         check_memory(16, 3 * 2**30 + 1, torch.device("cuda"))
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """`container(version)` puts the process into a group of 900 bytes, 100 used, inside one of 800, 500 used."""
+
+    def enter(version):
+        root = tmp_path / "memory" if version == 1 else tmp_path
+        line, files = ("4:memory:/job/part", memory.V1_FILES) if version == 1 else ("0::/job/part", memory.V2_FILES)
+        for group, limit, used in (("job", 800, 500), ("job/part", 900, 100)):
+            (root / group).mkdir(parents=True)
+            (root / group / files[0]).write_text(f"{limit}\n")
+            (root / group / files[1]).write_text(f"{used}\n")
+            (root / group / "memory.stat").write_text(f"anon 3\n{files[2]} 50\n")
+        (tmp_path / "cgroup").write_text(f"7:cpu:/elsewhere\n{line}\n")
+        monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+        monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "cgroup")
+        return root / "job" / files[0]
+
+    return enter
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_leaves_what_the_tightest_of_its_groups_leaves(container, version):
+    outer = container(version)
+    assert free_memory(torch.device("cpu")) == 800 - 500 + 50  # cached files count as free
+    outer.write_text("max\n" if version == 2 else "9223372036854771712\n")
+    assert free_memory(torch.device("cpu")) == 900 - 100 + 50
+    outer.unlink()
+    assert free_memory(torch.device("cpu")) == 900 - 100 + 50
+
+
+def test_a_container_without_a_limit_leaves_what_the_machine_has(free, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "missing")
+    free(2)
+    assert free_memory(torch.device("cpu")) == 2 * 2**30
+
+
+def limit_addresses(monkeypatch, left):
+    """Limit the address space of the process to so many bytes more than it has."""
+    limit = psutil.Process().memory_info().vms + left if left is not None else psutil.RLIM_INFINITY
+    monkeypatch.setattr(psutil.Process, "rlimit", lambda process, kind: (limit, limit))
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="address spaces are limited on Linux")
+def test_a_limit_of_the_address_space_leaves_what_threads_do_not_take(free, monkeypatch):
+    free(100)
+    limit_addresses(monkeypatch, 3 * 2**30)
+    assert free_memory(torch.device("cpu")) == pytest.approx(3 * 2**30 - 256 * 2**20, rel=0.01)
+    limit_addresses(monkeypatch, None)
+    assert free_memory(torch.device("cpu")) <= 100 * 2**30
+
+
+def test_libraries_are_refused_before_their_import_where_they_do_not_fit(free, container, monkeypatch):
+    free(449 / 2**10)
+    with pytest.raises(ValueError, match="take about 450 MiB of memory, got 449 MiB that are free"):
+        check_libraries_fit()
+    free(450 / 2**10)
+    check_libraries_fit()
+    if hasattr(psutil, "RLIMIT_AS"):
+        limit_addresses(monkeypatch, 1700 * 2**20)
+        with pytest.raises(ValueError, match=r"take about 1500 MiB of address space \(`ulimit -v`\), got 14\d\d MiB"):
+            check_libraries_fit()
+        limit_addresses(monkeypatch, 2**32)
+        check_libraries_fit()
+    container(2)
+    with pytest.raises(ValueError, match="take about 450 MiB of memory, got 0 MiB that are free"):
+        check_libraries_fit()

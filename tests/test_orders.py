@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from randar_hf.orders import ORDER_NAMES, check_order, make_order
+from randar_hf.orders import ORDER_NAMES, check_fixed_order, check_order, known_first, make_order
 from randar_hf.randomness import check_generators, uniform
 
 
@@ -96,11 +96,26 @@ def test_drawn_orders_follow_their_generators(name):
         assert torch.equal(rows[seed : seed + 1], make_order(name, 4, 4, generator=seeded(seed)))
 
 
-def test_default_generator_is_that_of_torch():
+def test_a_random_order_ranks_uniform_numbers_and_the_default_generator_is_that_of_torch():
     torch.manual_seed(7)
     first = make_order("random", 4, 4)
     torch.manual_seed(7)
-    assert torch.equal(first, make_order("random", 4, 4))
+    assert torch.equal(first, torch.rand(1, 16).argsort())
+
+
+def test_known_positions_come_first_and_keep_their_order():
+    order = torch.tensor([[4, 2, 0, 3, 1], [0, 1, 2, 3, 4]])
+    known = torch.tensor([[True, False, False, True, False], [False, False, True, False, True]])
+    assert known_first(order, known).tolist() == [[0, 3, 4, 2, 1], [2, 4, 0, 1, 3]]
+
+
+def test_a_model_of_one_order_takes_it_by_name_and_by_positions_alone():
+    for order in ("raster", make_order("raster", 3, 4, 2), make_order("alternate", 1, 12)):
+        check_fixed_order(order, "raster", 3, 4)
+    for order in ("random", "alternate", make_order("alternate", 3, 4)):
+        check_fixed_order(order, None, 3, 4)
+        with pytest.raises(ValueError, match="`order` must be 'raster' for this model"):
+            check_fixed_order(order, "raster", 3, 4)
 
 
 def test_every_position_comes_first_equally_often():

@@ -34,6 +34,15 @@ def test_pairs_are_interleaved():
     assert rotate(torch.tensor([3.0, 4.0]), table).tolist() == [-4.0, 3.0]
 
 
+def test_turning_that_is_compiled_or_on_another_device_is_the_same(monkeypatch):
+    table = rotary_table(3, 3, head_dim=8)
+    states = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    as_complex_numbers = rotate(states, table)
+    monkeypatch.setattr(torch, "view_as_complex", lambda pairs: pytest.fail("complex numbers do not compile"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(states, table), as_complex_numbers)
+
+
 def test_positions_of_a_grid_are_in_raster_order():
     assert grid_positions(2, 3).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     assert grid_positions(2, 3).dtype == torch.float32

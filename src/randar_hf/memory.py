@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # What torch and the other libraries of a training take once they are imported, by what they take: measured.
 LIBRARIES = {"memory": 450 * 2**20, "address space (`ulimit -v`)": 1500 * 2**20}
 THREADS = 2**28  # addresses that threads take on top of memory: stacks, and a heap of 64 MiB each
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # The files of a container's memory by version of Linux's control groups: the limit, what is used, and the statistics.
 V2_FILES = ("memory.max", "memory.current", "inactive_file")
 V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -82,7 +82,7 @@ def check_memory(num_tokens: int, num_bytes: int, device: "torch.device", argume
 def _free_in_container() -> int | None:
     """The least that the control groups of this process and those above them leave; `None` without a limit."""
     free = []
-    for line in _read_lines(Path("/proc/self/cgroup")):
+    for line in _read_lines(MEMBERSHIP):
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue

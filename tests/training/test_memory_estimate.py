@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from randar_hf import memory as free
 from randar_hf.training import (
     TokenizerTrainingConfig,
     TokenizingConfig,
@@ -154,23 +153,6 @@ def test_errors_of_libraries_are_errors_of_memory():
     with pytest.raises(TrainingError, match="`batch_size` must be smaller .* got 8; lower it .*primitive"):
         with explain_failures("run", 8, "lower it", lambda: "nothing was saved"):
             raise RuntimeError("could not create a primitive")
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_limits_of_containers(version, tmp_path, monkeypatch):
-    root = tmp_path / "memory" if version == 1 else tmp_path
-    files, line = (free.V1_FILES, "4:memory:/job/part") if version == 1 else (free.V2_FILES, "0::/job/part")
-    for group, limit, used in (("job", 800, 500), ("job/part", 900, 100)):
-        (root / group).mkdir(parents=True)
-        (root / group / files[0]).write_text(f"{limit}\n")
-        (root / group / files[1]).write_text(f"{used}\n")
-        (root / group / "memory.stat").write_text(f"anon 3\n{files[2]} 50\n")
-    read = free._read_lines
-    monkeypatch.setattr(free, "CGROUPS", tmp_path)
-    monkeypatch.setattr(free, "_read_lines", lambda path: [line] if str(path) == "/proc/self/cgroup" else read(path))
-    assert free.free_memory(torch.device("cpu")) == 350
-    (root / "job" / files[0]).write_text("max\n" if version == 2 else "9223372036854771712\n")
-    assert free.free_memory(torch.device("cpu")) == 850
 
 
 LIMITED = """
