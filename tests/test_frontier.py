@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from randar_hf.frontier import Frontier, PaperSchedule, SpeculativeSchedule
+from randar_hf.frontier import Frontier, PaperSchedule, SpeculativeSchedule, merge_sizes
 from randar_hf.layout import SequenceForm, parallel_layout, sequence_length, training_layout
 
 
@@ -144,3 +144,10 @@ def test_a_frontier_moves_by_one_token_at_least():
     assert (frontier.final.item(), frontier.guessed.item(), frontier.start.item()) == (3, 2, 6)
     frontier.advance(torch.tensor([[2]]), torch.tensor([[1]]))
     assert (frontier.final.item(), frontier.guessed.item(), frontier.start.item()) == (6, 0, 12)
+
+
+def test_sizes_are_merged_with_the_fewest_slots_added():
+    sizes = [(2, 1), (3, 2), (9, 2), (10, 4), (10, 4), (30, 9)]
+    assert merge_sizes(sizes, 3) == [(3, 2)] * 2 + [(10, 4)] * 3 + [(30, 9)]
+    assert merge_sizes(sizes, 1) == [(30, 9)] * 6 and merge_sizes(sizes, 9) == [*sizes[:2], (9, 2), *sizes[3:]]
+    assert merge_sizes([(5, 5)] * 4, 3) == [(5, 5)] * 4

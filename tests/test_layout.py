@@ -1,11 +1,7 @@
 import pytest
 import torch
 
-from randar_hf.layout import (
-    SequenceForm,
-    repeated_layout,
-    training_layout,
-)
+from randar_hf.layout import Layout, SequenceForm, repeated_layout, sequence_length, take_queries, training_layout
 
 
 N = 4
@@ -57,3 +53,16 @@ def test_the_merged_sequence_read_twice_goes_on_with_its_last_token():
 def test_the_sequence_read_once_is_that_of_training(form):
     for first, second in zip(repeated_layout(N, 1, form)[:3], training_layout(N, form)[:3], strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sequence_is_as_long_as_that_of_training(form):
+    assert sequence_length(N, form) == training_layout(N, form).carried.shape[1]
+
+
+def test_queries_are_the_same_slots_for_all_images_or_each_images_own():
+    states, none = torch.arange(24.0).view(2, 4, 3), torch.zeros(1, 4, dtype=torch.long)
+    shared = take_queries(states, Layout(none, none, torch.tensor([3, 1])))
+    assert torch.equal(shared, torch.stack([states[:, 3], states[:, 1]], dim=1))
+    own = take_queries(states, Layout(none, none, torch.tensor([[3, 1], [0, 0]])))
+    assert torch.equal(own[0], shared[0]) and torch.equal(own[1], states[1, [0, 0]])

@@ -10,7 +10,7 @@ from torch.export import Dim
 from transformers import CompileConfig
 
 from randar_hf.cache import IndexedCache
-from randar_hf.frontier import PaperSchedule, merge_sizes
+from randar_hf.frontier import PaperSchedule
 from randar_hf.layout import Layout, SequenceForm, sequence_length
 from randar_hf.orders import make_order
 
@@ -122,18 +122,6 @@ def test_every_batch_size_shares_four_graphs(make_model):
         expected = model.generate([0] * batch_size, **settings)
         assert torch.equal(model.generate([0] * batch_size, **settings, compile_config=config), expected)
     assert len(graphs) <= 4
-
-
-def test_sizes_are_merged_with_the_fewest_slots_added():
-    sizes = [(2, 1), (3, 2), (9, 2), (10, 4), (10, 4), (30, 9)]
-    assert merge_sizes(sizes, 3) == [(3, 2)] * 2 + [(10, 4)] * 3 + [(30, 9)]
-    assert merge_sizes(sizes, 1) == [(30, 9)] * 6 and merge_sizes(sizes, 9) == [*sizes[:2], (9, 2), *sizes[3:]]
-    assert merge_sizes([(5, 5)] * 4, 3) == [(5, 5)] * 4
-
-
-def test_compile_config_is_transformers_own(model):
-    with pytest.raises(TypeError, match="`compile_config` must be a CompileConfig of transformers, got True"):
-        model.generate([0], compile_config=True)
 
 
 @torch.no_grad()
