@@ -24,6 +24,17 @@ def pixel_range(vqvae: VQModel) -> tuple[float, float]:
     return low, high
 
 
+def from_levels(levels: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] of 8-bit levels, of any shape."""
+    return levels.float() / 127.5 - 1
+
+
+def to_pixel_range(vqvae: VQModel, images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] in the tokenizer's own range."""
+    low, high = pixel_range(vqvae)
+    return images if (low, high) == (-1, 1) else low + (images + 1) / 2 * (high - low)
+
+
 @torch.no_grad()
 def encode(vqvae: VQModel, pixels: torch.Tensor) -> torch.Tensor:
     """
@@ -86,8 +97,7 @@ def _look_up(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
 def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.Tensor:
     """[`encode`] for images (B, 3, H, W) in [-1, 1], as diffusers' image processors give them, for any tokenizer."""
     _check_pixels(images, vqvae.config.in_channels, downsampling(vqvae))
-    low, high = pixel_range(vqvae)
-    return encode(vqvae, images if (low, high) == (-1, 1) else low + (images + 1) / 2 * (high - low))
+    return encode(vqvae, to_pixel_range(vqvae, images))
 
 
 @torch.no_grad()
@@ -108,7 +118,7 @@ def decode_images(vqvae: VQModel, tokens: torch.Tensor) -> torch.Tensor:
     if (low, high) == (-1, 1):
         return pixels
     levels = (255 * (pixels.float() - low) / (high - low)).clamp(0, 255).floor()
-    return levels / 127.5 - 1
+    return from_levels(levels)
 
 
 def _check_pixels(pixels: torch.Tensor, channels: int, multiple: int):

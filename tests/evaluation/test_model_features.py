@@ -26,7 +26,14 @@ def test_features_are_those_of_the_model(pipe, make_images):
     assert torch.equal(
         ModelFeatures(pipe, layer=1, rounds=1).maps(batch[:1])[0], ModelFeatures(pipe, 1, 1).maps(batch)[0]
     )
-    assert ModelFeatures(pipe, layer="tokenizer").maps(batch).shape == (6, 4, 4, 4)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_latents_are_those_of_images_in_the_tokenizers_own_range(pipe, make_images, low):
+    pipe.vqvae.register_to_config(_pixel_range=(low, 1.0))
+    batch = open_images("data", make_images("images", 6)).batch(range(6))
+    expected = pipe.vqvae.encode(batch / 255 * (1 - low) + low).latents
+    torch.testing.assert_close(ModelFeatures(pipe, layer="tokenizer").maps(batch), expected)
 
 
 def test_features_are_stored_by_layer_and_round(pipe, make_images, tmp_path):

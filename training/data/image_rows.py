@@ -9,7 +9,7 @@ from datasets import IterableDataset
 from diffusers import VQModel
 
 from randar_hf.crops import centre_square
-from randar_hf.vq import downsampling, encode_images
+from randar_hf.vq import downsampling, encode_images, from_levels
 
 from .crops import AUGMENTATIONS, cut_crops, square_size
 from .pixels import image_content, read_image
@@ -126,5 +126,5 @@ class ImageRows:
         """Tokens (B, A, N) of squares."""
         pixels = torch.from_numpy(np.stack(squares)).to(self.vqvae.device).permute(0, 3, 1, 2)  # (B, 3, S, S) uint8
         crops = cut_crops(pixels, self.image_size, self.config.augmentation)
-        tokens = [encode_images(self.vqvae, crop.float() / 127.5 - 1).flatten(1) for crop in crops]  # (B, N) each
+        tokens = [encode_images(self.vqvae, from_levels(crop)).flatten(1) for crop in crops]  # (B, N) each
         return torch.stack(tokens, dim=1).cpu().numpy()

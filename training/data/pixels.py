@@ -11,6 +11,7 @@ from PIL import Image
 
 from randar_hf.crops import centre_square
 from randar_hf.images import MAX_FILE_BYTES, open_image
+from randar_hf.vq import from_levels
 
 from .reading import undecoded
 
@@ -63,7 +64,7 @@ def _read_address(address: str, repository: str | None) -> bytes:
 def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
     """The centred square of an image, `size` pixels a side, as (3, size, size) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(centre_square(image, size))).permute(2, 0, 1)  # (3, size, size) uint8
-    return pixels.float() / 127.5 - 1
+    return from_levels(pixels)
 
 
 class BadImages:

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import HfArgumentParser
 
+from randar_hf.vq import from_levels
+
 from ..data.reading import load_rows
 from ..outputs import write_json
 from ..validation import check_fields, check_positive
@@ -70,7 +72,7 @@ class IconClassifier(nn.Module):
 def to_grey(images: list[Image.Image], size: int = IMAGE_SIZE) -> torch.Tensor:
     """Images as grey pixels (n, 1, size, size) in [-1, 1]; larger ones are scaled down."""
     grey = [np.asarray(image.convert("L").resize((size, size), Image.Resampling.BOX)) for image in images]
-    return torch.from_numpy(np.stack(grey))[:, None].float() / 127.5 - 1
+    return from_levels(torch.from_numpy(np.stack(grey))[:, None])
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from randar_hf.checks import is_int
+from randar_hf.devices import execution_device
 from randar_hf.orders import make_order
-from randar_hf.vq import encode_images
+from randar_hf.vq import encode_images, from_levels, to_pixel_range
 
 from .extractors import PooledOutput, hash_weights
 from .inception import check_images
@@ -19,7 +20,7 @@ TOKENIZER = "tokenizer"  # in place of a layer: the latents of the image tokeniz
 
 def encode_pixels(pipe: DiffusionPipeline, images: torch.Tensor) -> torch.Tensor:
     """Tokens (B, h * w) of uint8 images (B, 3, H, W) of the pipeline's size."""
-    return encode_images(pipe.vqvae, check_images(images).float() / 127.5 - 1).flatten(1)
+    return encode_images(pipe.vqvae, from_levels(check_images(images))).flatten(1)
 
 
 def image_size(pipe: DiffusionPipeline) -> int:
@@ -65,8 +66,8 @@ class ModelFeatures(nn.Module):
         """Features (B, D, h, w) of uint8 images (B, 3, H, W)."""
         (pipe,) = self.pipe
         if self.layer == TOKENIZER:
-            pixels = (check_images(images).float() / 127.5 - 1).to(pipe.vqvae.device, pipe.vqvae.dtype)
-            return pipe.vqvae.encode(pixels).latents.float()
+            pixels = to_pixel_range(pipe.vqvae, from_levels(check_images(images)))  # (B, 3, H, W)
+            return pipe.vqvae.encode(pixels.to(execution_device(pipe.vqvae), pipe.vqvae.dtype)).latents.float()
         order = self.order.expand(len(images), -1)
         tokens = encode_pixels(pipe, images)
         features = pipe.transformer.extract_features(tokens, layer=self.layer, rounds=self.rounds, order=order)
