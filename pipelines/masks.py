@@ -29,7 +29,7 @@ def choose_fraction(
     unknown: torch.Tensor, strength: float, generator: torch.Generator | Sequence[torch.Generator] | None
 ) -> torch.Tensor:
     """
-    A random fraction of the unknown tokens, chosen for each image by its generator, which 1 does not touch.
+    A random fraction of the unknown tokens, chosen for each image by its generator.
 
     Args:
         unknown (`torch.BoolTensor` of shape (B, N)): tokens to choose from.
@@ -39,8 +39,6 @@ def choose_fraction(
     Returns:
         `torch.BoolTensor` of shape (B, N).
     """
-    if strength == 1:
-        return unknown
     chances = uniform((unknown.shape[1],), len(unknown), generator)  # (B, N)
     ranks = chances.masked_fill(~unknown, torch.inf).argsort(dim=1).argsort(dim=1)
     count = (unknown.sum(dim=1, keepdim=True) * strength).round().clamp(min=1)  # (B, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
-from randar_hf.guidance import Guidance
+from randar_hf.guidance import Guidance, check_scale
 from randar_hf.layout import Layout, list_slots
 from randar_hf.orders import make_order
 from randar_hf.schedules import group_sizes
@@ -75,6 +75,13 @@ def test_the_scale_of_a_step_is_the_one_given_with_it():
     c, u, d = draw_logits()
     guidance, done = Guidance(4.0, "constant", 2.5), torch.tensor([[0.5]])
     torch.testing.assert_close(guidance.combine(torch.cat([c, u, d]), 1.0, done), d + 2.5 * (u - d) + c - u)
+
+
+def test_guidance_by_class_cannot_begin_in_the_middle():
+    check_scale(Guidance(2.0, "linear"), 3.0)
+    check_scale(Guidance(1.0, "linear", 2.0), 1)
+    with pytest.raises(ValueError, match="`guidance_scale` must stay 1 where generation started without .* got 2.0"):
+        check_scale(Guidance(1.0, "linear"), 2.0)
 
 
 @pytest.mark.parametrize(

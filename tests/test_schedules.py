@@ -23,6 +23,11 @@ def test_every_token_is_decoded_for_every_step_count(num_tokens, schedule):
         assert len(sizes) == num_steps and sum(sizes) == num_tokens and min(sizes) >= 1
 
 
+def test_uniform_groups_are_as_equal_as_whole_tokens_allow():
+    assert group_sizes(64, 8, "uniform") == [8] * 8
+    assert group_sizes(10, 4, "uniform") == [2, 3, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from randar_hf.pipelines import RandARInpaintPipeline, RandARPipeline
-from randar_hf.pipelines.masks import choose_fraction, composite, seam_weights, tokens_under
+from randar_hf.pipelines.masks import choose_fraction, composite, resize, seam_weights, tokens_under
 from randar_hf.vq import encode_images
 
 
@@ -86,7 +86,12 @@ def test_a_full_mask_is_plain_generation(pipe, generators):
         assert torch.equal(pipe([0, 3], pil(make_images(2)), np.ones((16, 16)), **settings).images, expected)
 
 
-def test_strength_keeps_a_share(pipe, generators):
+def test_an_image_of_the_right_size_is_not_resized():
+    image = torch.rand(1, 3, 16, 12)
+    assert resize(image, (16, 12)) is image and resize(image, (16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_strength_keeps_a_fraction(pipe, generators):
     images, masks = make_images(2), np.stack([make_mask(), np.ones((16, 16), dtype=bool)])
     full = torch.stack([tokens_under(torch.from_numpy(mask), (4, 4)) for mask in masks])
     seen = []
