@@ -44,7 +44,7 @@ def import_nodes(path):
 
 
 def imported_names(path, package):
-    """Absolute names of all that a module of `package` imports, also inside functions."""
+    """Absolute names of all that a module of `package` imports, also inside functions and for type checkers."""
     names = set()
     for node in import_nodes(path):
         if isinstance(node, ast.Import):
@@ -57,8 +57,11 @@ def imported_names(path, package):
 
 
 def imported_folders(path, package):
-    names = [name.split(".") for name in imported_names(path, package)]
-    return {name[1] for name in names if name[0] == "randar_hf" and len(name) > 1} & FOLDERS.keys()
+    """The folders of all that a module imports, or takes from `randar_hf` itself, which brings pipelines by name."""
+    taken = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    names = [name.split(".") for name in imported_names(path, package) | taken]
+    names = [name[1] for name in names if name[0] == "randar_hf" and len(name) > 1]
+    return {"pipelines" if name in randar_hf.PIPELINES else name for name in names} & FOLDERS.keys()
 
 
 def core_modules():
@@ -91,6 +94,29 @@ def test_folders_do_not_import_each_other(folder):
         assert imported_folders(path, package) <= MAY_IMPORT[folder] | {folder}, path
 
 
+def test_modules_are_imported_by_statements_alone():
+    """So that the tests above see all; two packages import their public names at the first use, none from above."""
+    lazy = {CORE / "__init__.py", FOLDERS["training"] / "__init__.py"}
+    by_text = set()
+    for path in {path for folder in (CORE, *FOLDERS.values()) for path in folder.rglob("*.py")}:
+        names = {name for name in imported_names(path, "") if re.match(r"importlib(?!\.metadata)|runpy|pkgutil", name)}
+        names |= {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        if any(re.match(r"importlib|runpy|pkgutil|__import__$|exec$|eval$", name) for name in names):
+            by_text.add(path)
+    assert by_text == lazy
+    found = re.findall(r"import_module\((.*?)\)", (CORE / "__init__.py").read_text())
+    assert [name for name in FOLDERS if any(name in text for text in found)] == ["pipelines"]
+    assert not FOLDERS.keys() & {*randar_hf.HOMES.values(), *randar_hf.MODULES}
+
+
+def test_the_imports_of_the_core_are_those_that_are_told():
+    """Beside what Python brings; the row of CONTRIBUTING lists them."""
+    row = next(line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if "| `randar_hf` |" in line)
+    found = {name.split(".")[0] for path in core_modules() for name in imported_names(path, "randar_hf")}
+    told = set(re.findall(r"\w+", row.split("|")[3].split(";")[0])) - {"and", "for", "types"}
+    assert found - sys.stdlib_module_names - {"randar_hf"} == told
+
+
 @pytest.mark.parametrize("path", model_modules(), ids=lambda path: path.stem)
 def test_model_modules_import_siblings_by_name(path):
     """Model files saved next to a checkpoint load there only if they import as `from .sibling import name`."""
@@ -103,13 +129,12 @@ def test_model_modules_import_siblings_by_name(path):
             assert node.module.split(".")[0] != "randar_hf", ast.unparse(node)
 
 
-@pytest.mark.parametrize("folder", sorted(FOLDERS))
-def test_folders_import_by_their_installed_name_only(folder, tmp_path):
-    assert folder not in sys.modules
+def test_folders_import_by_their_installed_name_only(tmp_path):
+    assert not FOLDERS.keys() & sys.modules.keys()
     script = (
-        "import importlib.util as util\n"
-        f"assert util.find_spec('randar_hf.{folder}') is not None\n"
-        f"assert util.find_spec('{folder}') is None\n"
+        "from importlib.util import find_spec\n"
+        f"for name in {list(FOLDERS)}:\n"
+        "    assert find_spec('randar_hf.' + name) is not None and find_spec(name) is None, name\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 
