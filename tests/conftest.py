@@ -92,17 +92,17 @@ def build_vqvae(**overrides) -> VQModel:
     return VQModel(**{**settings, **overrides}).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     return build_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rar():
     return build_rar
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_vqvae():
     return build_vqvae
 

@@ -38,21 +38,27 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped():
     """The shipped model."""
-    pipe = RandARPipeline.from_pretrained(demo_checkpoint())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return RandARPipeline.from_pretrained(demo_checkpoint())
 
 
 @pytest.fixture(scope="module")
-def app(shipped, cache):
-    """The app on the shipped model, with its own examples."""
-    app = build_app(shipped)
+def app_pipe(make_model, make_vqvae):
+    """The model of the app: 4 x 4 tokens, 16 x 16 pixels and more classes than are judged at a glance."""
+    names = {index: f"thing {index}, other name" for index in range(12)}
+    return RandARPipeline(transformer=make_model(num_classes=12), vqvae=make_vqvae(), id2label=names)
+
+
+@pytest.fixture(scope="module")
+def app(app_pipe, cache):
+    """The app with its own examples."""
+    app_pipe.set_progress_bar_config(disable=True)
+    app = build_app(app_pipe)
     launch_app(app, prevent_thread_lock=True, quiet=True)
     yield app
     app.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(app):
     return Client(app.local_url, verbose=False)
 

@@ -14,6 +14,11 @@ TIMEOUT = 60_000
 TABS = ("Generate", "Edit", "Extend and enlarge", "Understand")
 
 
+@pytest.fixture(scope="module")
+def app_pipe(shipped):
+    return shipped
+
+
 @pytest.fixture
 def open_page(app, open_url):
     """A function that opens the app."""

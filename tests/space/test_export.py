@@ -18,10 +18,11 @@ from randar_hf.pipelines import RandARPipeline
 from randar_hf.space import export_space, push_space
 
 
-@pytest.fixture
-def exported(pipe, tmp_path):
-    pipe.save_pretrained(tmp_path / "mine")
-    return export_space(pipe, tmp_path / "space", source=str(tmp_path / "mine"))
+@pytest.fixture(scope="module")
+def exported(app_pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    app_pipe.save_pretrained(folder / "mine")
+    return export_space(app_pipe, folder / "space", source=str(folder / "mine"))
 
 
 def test_the_folder_is_a_space(exported):
@@ -33,10 +34,11 @@ def test_the_folder_is_a_space(exported):
     assert all(metadata.version(name).startswith(version) for name, version in pins.items())
     assert len(list((exported / "examples").glob("*.png"))) == 4
     assert "Apache License" in (exported / "LICENSE").read_text()
+    assert type(RandARPipeline.from_pretrained(str(exported / "model"))) is RandARPipeline
     assert not (exported / "randar_hf" / "checkpoints").exists() and not list(exported.rglob("__pycache__"))
 
 
-def test_it_runs_alone(exported, pipe, images_of, tmp_path):
+def test_it_runs_alone(exported, app_pipe, images_of, tmp_path):
     """By its own code and model, from another folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -52,23 +54,24 @@ def test_it_runs_alone(exported, pipe, images_of, tmp_path):
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
     try:
-        client = _connect(f"http://127.0.0.1:{port}/", process, log)
+        _wait_for(port, process, log)
+        client = Client(f"http://127.0.0.1:{port}/", verbose=False)
         assert str(exported / "randar_hf" / "__init__.py") in log.read_text()
         images = client.predict([1], 1, 3, 2.0, "raster", 4, 0, api_name="/generate")[3]
     finally:
         process.terminate()
         process.wait()
-    expected = images_of(pipe, [1], [3], guidance_scale=2.0, order="raster", num_inference_steps=4)[0]
+    expected = images_of(app_pipe, [1], [3], guidance_scale=2.0, order="raster", num_inference_steps=4)[0]
     assert np.array_equal(np.asarray(Image.open(images[0]["image"])), np.asarray(expected))
 
 
-def _connect(url, process, log):
-    for _ in range(300):
+def _wait_for(port, process, log):
+    for _ in range(600):
         try:
-            return Client(url, verbose=False)
-        except Exception:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
             assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
+            time.sleep(0.1)
     raise AssertionError(log.read_text())
 
 
@@ -117,7 +120,3 @@ def test_pushing_uploads_the_folder_as_a_space(exported, monkeypatch):
     patterns = uploaded["allow_patterns"]
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
     assert not any(fnmatch("notes.txt", pattern) for pattern in patterns)
-
-
-def test_the_pipeline_is_left_as_it_was(exported, pipe):
-    assert type(RandARPipeline.from_pretrained(str(exported / "model"))) is RandARPipeline

@@ -56,17 +56,17 @@ def visit(app, count, seconds):
     return visitors
 
 
-def check(visitors, shipped, images_of):
+def check(visitors, pipe, images_of):
     assert not [error for visitor in visitors for error in visitor.errors]
     settings = {"guidance_scale": 2.0, "order": "raster", "num_inference_steps": 4}
     for visitor in visitors:
         for seed, image in list(visitor.images.items())[:3]:
-            expected = images_of(shipped, [visitor.index % 2], [seed], **settings)[0]
+            expected = images_of(pipe, [visitor.index % 2], [seed], **settings)[0]
             assert np.array_equal(image, np.asarray(expected)), f"visitor {visitor.index}, seed {seed}"
 
 
-def test_visitors_at_once(app, shipped, images_of):
-    check(visit(app, count=12, seconds=2), shipped, images_of)
+def test_visitors_at_once(app, app_pipe, images_of):
+    check(visit(app, count=6, seconds=1), app_pipe, images_of)
 
 
 @pytest.fixture
@@ -102,5 +102,6 @@ def test_visitors_for_long(served, shipped, images_of, capsys, count, seconds):
             f"\n{count} visitors, {seconds} s: {len(waits)} requests, waits of {waits[len(waits) // 2]:.1f} s "
             f"(median) and {waits[-1]:.1f} s (longest), memory {grown / 2**20:+.0f} MiB"
         )
+    shipped.set_progress_bar_config(disable=True)
     check(visitors, shipped, images_of)
     assert grown < 150 * 2**20
