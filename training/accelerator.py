@@ -1,4 +1,4 @@
-"""What both trainers ask of `accelerate`, in one place."""
+"""What both trainers ask of `accelerate`."""
 
 import os
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def make_loader(
 
 
 def endless_batches(loader, epoch: int = 0, batch: int = 0) -> Iterator[tuple[int, int, dict]]:
-    """Walk a prepared loader epoch after epoch, from any place on.
+    """Walk a prepared loader epoch after epoch, from any batch on.
 
     Yields:
         (epoch, number of the batch in it, batch)

@@ -36,11 +36,11 @@ class Annealing:
         return 1 - (step - self.start) / (self.end - self.start)
 
     def choose_orders(self, step: int, orders: "torch.LongTensor", chances: "torch.Tensor") -> "torch.LongTensor":
-        """The orders (B, N) that are trained at `step`: each image is permuted or not by a draw of its own.
+        """The orders (B, N) that are trained at `step`: each image is permuted or not by a chance of its own.
 
         Args:
             step: optimizer step, counted from 0.
-            orders: (B, 2, N), as `draw_orders` makes them.
+            orders: (B, 2, N), as `sample_orders` makes them.
             chances: (B,) uniform numbers in [0, 1).
         """
         is_permuted = chances < self.random_ratio(step)  # (B,)

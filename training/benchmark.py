@@ -79,7 +79,7 @@ def measure_training(
         model_type (`str`): `"randar"` or `"rar"`.
         compile (`bool`): compile our model; the published program does not.
         activation_checkpointing (`bool`): compute activations again in the backward pass, in both programs.
-        gradient_accumulation_steps (`int`): micro-steps into which ours divides the images of a step, a divisor of
+        gradient_accumulation_steps (`int`): forward passes into which ours divides the images of a step, a divisor of
             `batch_size`; the published program takes them all at once, as its configurations say.
         published (`str`, *optional*): folder of the published repository, to time its step too; for RandAR alone.
 
@@ -108,8 +108,8 @@ def measure_training(
     )
     _check(bench)
     programs = [time_our_steps] if published is None else ROUNDS * [time_our_steps, time_published_steps]
-    rounds = [(program, _in_own_process(program, bench)) for program in programs]
-    ours, theirs = ([part for taken, part in rounds if taken is program] for program in _PROGRAMS)
+    rounds = [_in_own_process(program, bench) for program in programs]
+    ours, theirs = rounds[::2], rounds[1::2]
     return {
         **{name: value for name, value in vars(bench).items() if name != "published"},
         "threads": torch.get_num_threads(),
@@ -174,7 +174,7 @@ def time_published_steps(bench: TrainingBench) -> dict[str, Any]:
     try:
         from RandAR.model.randar_gpt import RandARTransformer
     except ModuleNotFoundError as error:
-        raise ValueError(f"`published` needs the package {error.name!r}, which is missing.") from error
+        raise ValueError(f"`published` must have all that it imports installed, got no {error.name!r}.") from error
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     set_seed(0)
@@ -239,15 +239,21 @@ def time_steps(steps: Iterator[torch.Tensor], model: nn.Module, bench: TrainingB
 
 def _in_own_process(program: Callable[[TrainingBench], dict[str, Any]], bench: TrainingBench) -> dict[str, Any]:
     """What a program gives in a process that runs nothing else, whose peak of memory is its own."""
-    os.environ.update({"ACCELERATE_USE_CPU": "true"} if bench.device == "cpu" else {})
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(program, bench).result()
+            return pool.submit(_on_its_device, program, bench).result()
         except BrokenProcessPool as error:
             raise ValueError(
                 f"`batch_size` must be smaller for this machine, got {bench.batch_size}: a process was ended, as "
                 "happens when memory is short."
             ) from error
+
+
+def _on_its_device(program: Callable[[TrainingBench], dict[str, Any]], bench: TrainingBench) -> dict[str, Any]:
+    """What a program gives, in this process, on a CPU also where there is a GPU if that is asked for."""
+    if bench.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    return program(bench)
 
 
 def _check(bench: TrainingBench):
@@ -268,7 +274,7 @@ def _check(bench: TrainingBench):
     if bench.published is None:
         return
     if bench.model_type != "randar":
-        raise ValueError(f"`published` is a program for RandAR alone, got `model_type` {bench.model_type!r}.")
+        raise ValueError(f"`model_type` must be 'randar' beside `published`, got {bench.model_type!r}.")
     if not (Path(bench.published) / "RandAR" / "model" / "randar_gpt.py").is_file():
         raise FileNotFoundError(
             "`published` must be a folder of the published repository, with RandAR/model/randar_gpt.py, "
@@ -297,6 +303,3 @@ def _summary(bench: TrainingBench, rounds: list[dict[str, Any]]) -> dict[str, An
         "peak_memory_mib": max(part["peak_memory"] for part in rounds) / 2**20,
         "state_mib": STATE_BYTES * parameters / 2**20,
     }
-
-
-_PROGRAMS = (time_our_steps, time_published_steps)

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.checks import check_path
 from randar_hf.configuration_generation import RandARGenerationConfig
-from randar_hf.outputs import check_output_folder, check_replaced_folder, files_of_runs
+from randar_hf.outputs import check_replaced_folder, files_of_runs
 from randar_hf.replacement import replacing
 
 from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoints
@@ -58,25 +58,22 @@ def export_run(
             any more, or it is damaged; there is no tokenizer; `output` cannot be written, or exists.
     """
     run = check_path("run", run)
-    if output is not None:
-        output = check_path("output", output)
-        check_output_folder("output", output)
     command, settings, num_processes = _read_run(run)
     is_tokenizer = command == "train-tokenizer"
-    chosen = find_exported(run, checkpoint)
-    output = output or run / ("tokenizer" if is_tokenizer else "pipeline")
+    output = check_path("output", output or run / ("tokenizer" if is_tokenizer else "pipeline"))
     if output.resolve() in (run.resolve(), *run.resolve().parents):
         raise ValueError(f"`output` must not hold the run, got {str(output)!r}")
     marker = "config.json" if is_tokenizer else "model_index.json"
     check_replaced_folder("output", output, marker, overwrite, (), FILES)
+    if is_tokenizer and tokenizer is not None:
+        raise ValueError(f"`tokenizer` must be None for a run of `randar-hf train-tokenizer`, got {tokenizer!r}")
+    tokenizer = tokenizer or settings.get("tokenizer")
+    if not is_tokenizer and tokenizer is None:
+        raise ValueError(f"`tokenizer` must be given, since the run was given none, got None for {str(run)!r}")
+    chosen = find_exported(run, checkpoint)
     if is_tokenizer:
-        if tokenizer is not None:
-            raise ValueError(f"`tokenizer` must be None for a run of `randar-hf train-tokenizer`, got {tokenizer!r}")
         result = load_checkpoint_tokenizer(chosen)
     else:
-        tokenizer = tokenizer or settings["tokenizer"]
-        if tokenizer is None:
-            raise ValueError(f"`tokenizer` must be given, since the run was given none, got None for {str(run)!r}")
         names = {field.name for field in fields(TrainingConfig)} & set(settings)
         config = TrainingConfig(**{name: settings[name] for name in names})
         model = load_checkpoint_model(chosen, config)
@@ -95,26 +92,22 @@ def find_exported(run: Path, checkpoint: str | None = None) -> Checkpoint:
     Raises:
         ValueError: there is no such checkpoint, or not any more, or it is damaged.
     """
-    found = list_checkpoints(run)
+    found = {path.name.removeprefix("checkpoint-"): path for path in list_checkpoints(run)}
     if not found:
         raise ValueError(f"`run` must have saved a checkpoint, got {str(run)!r}, which has saved none")
-    last = check_checkpoint(found[-1], "checkpoint")
+    newest, there = list(found)[-1], ", ".join(("last", *found))
+    last = check_checkpoint(found[newest], "checkpoint")
     best = last.progress.best_step
     if checkpoint is None:
         checkpoint = "last" if best is None else "best"
-    if checkpoint == "last":
-        return last
-    steps = [path.name.removeprefix("checkpoint-") for path in found]
-    there = ", ".join(("last", *steps))
-    if checkpoint == "best":
-        if best is None:
-            raise ValueError(f"`checkpoint` must be one of {there}, got 'best' of a run without validations")
-        if str(best) not in steps:
-            raise ValueError(f"`checkpoint` must be one of {there}, got 'best', step {best}, which is there no more")
-        checkpoint = str(best)
-    if checkpoint not in steps:
+    if checkpoint == "best" and best is None:
+        raise ValueError(f"`checkpoint` must be one of {there}, got 'best' of a run without validations")
+    if checkpoint == "best" and str(best) not in found:
+        raise ValueError(f"`checkpoint` must be one of {there}, got 'best', step {best}, which is there no more")
+    step = {"last": newest, "best": str(best)}.get(checkpoint, checkpoint)
+    if step not in found:
         raise ValueError(f"`checkpoint` must be one of best, {there}, got {checkpoint!r}")
-    return check_checkpoint(run / f"checkpoint-{checkpoint}", "checkpoint")
+    return last if step == newest else check_checkpoint(found[step], "checkpoint")
 
 
 def load_checkpoint_model(checkpoint: Checkpoint, config: TrainingConfig) -> RandARForCausalLM | RARForCausalLM:

@@ -19,7 +19,7 @@ def explain_failures(
 
     Args:
         output_dir: where the run writes to.
-        batch_size: images per micro-step and process.
+        batch_size: images per forward pass and process.
         remedy: says in words what to do when it is too large.
         last_checkpoint: says in words what the run can be resumed from.
 

@@ -45,7 +45,7 @@ def hold_run_dir(accelerator: Accelerator, config: RunConfig) -> AbstractContext
 def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise a `ValueError` if a run cannot have a folder.
 
-    It holds another run and `overwrite` is off, or what another command wrote, or links in the place of what a run
+    It holds another run and `overwrite` is off, or what another command wrote, or links where a run
     writes, or there is no run to resume.
     """
     holds_run = (folder / RUN_FILE).is_file()

@@ -11,7 +11,6 @@ import numpy as np
 from accelerate import Accelerator
 
 from .data.pixels import image_content, read_image
-from .data.reading import undecoded
 from .run_config import RunConfig
 from .run_settings import RUN_FILE
 from .tokenizer_training_config import TokenizerTrainingConfig
@@ -109,7 +108,7 @@ def fit_tokenizer_settings(config: TokenizerTrainingConfig, rows, accelerator: A
 
     Args:
         config: the settings.
-        rows: images to train on.
+        rows: images to train on, as `undecoded` gives them.
         accelerator: whose processes share the images.
     """
     config = _follow_resumed(config, accelerator)
@@ -154,8 +153,8 @@ def choose_preset(num_images: int) -> str:
 
 
 def _fill(config: Config, choices: dict, accelerator: Accelerator) -> Config:
-    """Settings in which the choices take the place of what is open, told on stderr."""
-    chosen = {name: value for name, value in choices.items() if getattr(config, name) is None}
+    """Settings with the choices for what is open, told on stderr."""
+    chosen = {name: value for name, value in choices.items() if getattr(config, name) is None and value is not None}
     if chosen and accelerator.is_main_process:
         print("chosen settings: " + ", ".join(f"{name} {value}" for name, value in chosen.items()), file=sys.stderr)
     return replace(config, **chosen)
@@ -163,17 +162,15 @@ def _fill(config: Config, choices: dict, accelerator: Accelerator) -> Config:
 
 def _follow_resumed(config: Config, accelerator: Accelerator) -> Config:
     """Settings of a run that is resumed, in which what is open is as it was."""
-    file = Path(config.output_dir).expanduser() / RUN_FILE
-    if not config.resume or not file.is_file():
+    if not config.resume:
         return config
-    stored = json.loads(file.read_text())["config"]
+    stored = json.loads((Path(config.output_dir).expanduser() / RUN_FILE).read_text())["config"]
     names = [name for name in OPEN_FIELDS if hasattr(config, name)]
     return _fill(config, {name: stored.get(name) for name in names}, accelerator)
 
 
 def _usual_size(rows, image_column: str) -> int:
     """The greatest power of two up to the median of the shorter sides of a few images, at least 16 pixels."""
-    rows = undecoded(rows, image_column)
     sides = []
     for index in np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows)), dtype=int):
         with suppress(ValueError, OSError):

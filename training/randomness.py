@@ -1,4 +1,4 @@
-"""Randomness keyed by sample: it depends on the seed, the epoch and the image's place in the data."""
+"""Randomness keyed by sample: it depends on the seed, the epoch and the image's index in the data."""
 
 import numpy as np
 import torch
@@ -10,18 +10,18 @@ from randar_hf.randomness import uniform
 from .annealing import Annealing
 
 
-DRAWS, MASKS, CODES = 1, 2, 3  # the last number of a key: what it is for
+SAMPLES, MASKS, CODES = 1, 2, 3  # the last number of a key: what it is for
 
 
 class KeyedSamples(torch.utils.data.Dataset):
-    """Token rows, each with what training draws for it, whatever process or batch reads it.
+    """Token rows, each with what training samples for it, whatever process or batch reads it.
 
     Worker processes see an epoch that was set before they were started.
 
     Args:
         rows: with the columns `tokens`, (N,), and `label`.
         seed: of the run.
-        annealing: the orders to draw.
+        annealing: the orders to sample.
         grid: rows and columns of the tokens.
     """
 
@@ -30,7 +30,7 @@ class KeyedSamples(torch.utils.data.Dataset):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw for another pass over the data, also the crops where the rows have several."""
+        """Sample for another pass over the data, also the crops where the rows have several."""
         self.epoch = epoch
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
@@ -45,19 +45,19 @@ class KeyedSamples(torch.utils.data.Dataset):
             For each the columns of `rows`, its `index`, its `orders` (2, N), one of which is trained, and `chances`
             (2,), uniform numbers: for the choice of the order and for the dropout of the class.
         """
-        seeds = [key_seed(self.seed, self.epoch, index, DRAWS) for index in indices]
+        seeds = [key_seed(self.seed, self.epoch, index, SAMPLES) for index in indices]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        orders = draw_orders(self.annealing.order, *self.grid, generators)  # (B, 2, N)
+        orders = sample_orders(self.annealing.order, *self.grid, generators)  # (B, 2, N)
         chances = uniform((2,), len(indices), generators)  # (B, 2)
-        drawn = zip(indices, orders, chances, strict=True)
+        columns = (self.rows.__getitems__(indices), indices, orders, chances)
         return [
             {**row, "index": index, "orders": order, "chances": chance}
-            for row, (index, order, chance) in zip(self.rows.__getitems__(indices), drawn, strict=True)
+            for row, index, order, chance in zip(*columns, strict=True)
         ]
 
 
-def draw_orders(order: str, height: int, width: int, generators: list[torch.Generator]) -> torch.LongTensor:
-    """Two orders for each image, (B, 2, N), drawn by its own generator: a permutation, and one in `order`."""
+def sample_orders(order: str, height: int, width: int, generators: list[torch.Generator]) -> torch.LongTensor:
+    """Two orders for each image, (B, 2, N), sampled by its own generator: a permutation, and one in `order`."""
     size = (height, width, len(generators), generators)
     return torch.stack([make_order("random", *size), make_order(order, *size)], dim=1)
 
@@ -74,5 +74,5 @@ def key_seed(*key: int) -> int:
 
 
 def seed_masks(seed: int, epoch: int, index: int) -> None:
-    """Seed torch's global generators, which draw dropout masks, for the micro-batch that starts with this sample."""
+    """Seed torch's global generators, which sample dropout masks, for the batch that starts with this sample."""
     torch.manual_seed(key_seed(seed, epoch, index, MASKS))

@@ -66,7 +66,7 @@ class RunConfig:
         check_fields(self)
         check_given(self, "output_dir")
         check_positive(self, "batch_size", "max_steps", "learning_rate", "max_grad_norm", "logging_steps")
-        check_positive(self, "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
+        check_positive(self, "checkpointing_steps", "checkpoints_total_limit", "validation_steps", "patience")
         check_not_negative(self, "warmup_steps", "weight_decay", "num_workers", "max_skipped_steps", "seed")
         if None not in (self.warmup_steps, self.max_steps) and self.warmup_steps > self.max_steps:
             raise ValueError(
@@ -74,12 +74,9 @@ class RunConfig:
                 "them is enough, and without `warmup_steps` the preset chooses"
             )
         check_choice(self, "lr_schedule", self.SCHEDULES)
-        if self.preset is not None:
-            check_choice(self, "preset", PRESET_NAMES)
+        check_choice(self, "preset", PRESET_NAMES)
         check_choice(self, "mixed_precision", ("no", "fp16", "bf16"))
-        if self.patience is not None:
-            check_positive(self, "patience")
-            if self.validation_split is None:
-                raise ValueError("`validation_split` must be given, since `patience` is")
+        if self.patience is not None and self.validation_split is None:
+            raise ValueError("`validation_split` must be given, since `patience` is")
         if self.resume and self.overwrite:
             raise ValueError("`resume` and `overwrite` must not both be given: a run is continued or started over")

@@ -99,10 +99,7 @@ def check_resumed_settings(checkpoint: Path, step: int, config: RunConfig, num_p
             stored and what was given.
     """
     files = [folder / RUN_FILE for folder in (checkpoint.parent, Path(config.output_dir).expanduser())]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise ValueError(f"`output_dir` must hold a run to resume, got {config.output_dir!r}")
-    run = json.loads(file.read_text())
+    run = json.loads(next(file for file in files if file.is_file()).read_text())
     if run["command"] != command:
         raise ValueError(
             f"`resume` must be a checkpoint of `randar-hf {command}`, got {str(checkpoint)!r} of "

@@ -17,7 +17,7 @@ from .checkpoints import last_checkpoint
 from .codebook import CodebookKeeper, seed_codebook
 from .curves import save_curves
 from .data.pixels import BadImages, PixelRows
-from .data.reading import load_rows
+from .data.reading import load_rows, undecoded
 from .discriminator import Adversary, PatchDiscriminator
 from .failures import explain_failures
 from .memory_estimate import (
@@ -83,6 +83,7 @@ def train_tokenizer(config: TokenizerTrainingConfig) -> dict:
     with hold_run_dir(accelerator, config) as folder, TemporaryDirectory() as scratch:
         splits = [config.train_split, config.validation_split]
         rows = [split and load_rows(config.dataset, split, config.dataset_config) for split in splits]
+        rows = [split and undecoded(split, config.image_column) for split in rows]
         config = fit_tokenizer_settings(config, rows[0], accelerator)
         checkpoint = find_resumed(config, accelerator, TokenizerRun.command)
         set_seed(config.seed)
@@ -251,5 +252,5 @@ class TokenizerRun(ResumableRun):
         return metrics
 
     def _generator(self) -> torch.Generator:
-        """What the codebook draws from after the steps done so far, so that a resumed run draws the same."""
+        """What the codebook samples with after the steps done so far, so that a resumed run samples the same."""
         return torch.Generator().manual_seed(key_seed(self.config.seed, self.progress.step, CODES))

@@ -42,7 +42,7 @@ class TokenizerTrainingConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         check_positive(self, "image_size", "layers_per_block", "codebook_size", "code_dim", "restart_steps")
-        check_not_negative(self, "commitment_weight", "max_bad_images")
+        check_not_negative(self, "commitment_weight", "max_bad_images", "discriminator_start")
         check_positive(self, "perceptual_weight", "discriminator_weight", "discriminator_layers")
         if self.discriminator_start is not None:
             self._check_discriminator()
@@ -59,7 +59,6 @@ class TokenizerTrainingConfig(RunConfig):
             )
 
     def _check_discriminator(self):
-        check_not_negative(self, "discriminator_start")
         if self.patience is not None:
             raise ValueError(f"`patience` must be None with a discriminator, got {self.patience}")
         if self.max_steps is not None and self.discriminator_start >= self.max_steps:

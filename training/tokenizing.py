@@ -66,10 +66,9 @@ def _tokenize(config: TokenizingConfig, accelerator: Accelerator, folder: TokenF
     folder.check_classes(source.schema.label)
     memory = None
     if not config.published_codes:
-        estimate = partial(encoding_memory, vqvae, source.image_size)
         memory = check_fits(
             "tokenize",
-            lambda batch_size=config.batch_size: estimate(batch_size),
+            partial(encoding_memory, vqvae, source.image_size, batch_size=config.batch_size),
             smaller_batches(config.batch_size),
             "a smaller `image_size` is needed",
             accelerator,
@@ -101,7 +100,7 @@ def _settings(config: TokenizingConfig, source) -> dict:
 
 @dataclass
 class Batch:
-    """Rows of one file: the place of the first one in its part, and whether the file or the part ends with them."""
+    """Rows of one file: the position of the first one in its part, and whether file or part end with them."""
 
     part: int
     start: int
@@ -111,7 +110,7 @@ class Batch:
 
 
 class TokenRun:
-    """One process's share of the rows, from the source to files.
+    """The rows that one process writes, from the source to files.
 
     Args:
         config: the settings.
@@ -198,13 +197,14 @@ class TokenRun:
         return schema.table(np.concatenate([empty, *self.tokens]), self.labels)
 
     def _skip(self, batch: Batch, index: int, row: SourceRow, error: BaseException) -> None:
-        place = self.source.place(batch.part, batch.start + index)
-        entry = {**place, "id": row.identifier, "reason": f"{type(error).__name__}: {error}"}
+        position = self.source.position(batch.part, batch.start + index)
+        entry = {**position, "id": row.identifier, "reason": f"{type(error).__name__}: {error}"}
         self.folder.skip(batch.part, batch.start, entry)
         if (count := self.folder.num_skipped()) > self.config.max_bad_images:
             raise ValueError(
-                f"`max_bad_images` is {self.config.max_bad_images}, but {count} images cannot be read, the "
-                f"last one ({row.identifier}) because {error}; they are listed in {self.folder.work}"
+                "`max_bad_images` must be at least the images that cannot be read, got "
+                f"{self.config.max_bad_images} and {count} of them, the last one ({row.identifier}) because {error}; "
+                f"they are listed in {self.folder.work}"
             )
 
     def _check_labels(self, labels: tuple) -> tuple:

@@ -36,14 +36,12 @@ class TokenizingConfig:
     def __post_init__(self):
         check_fields(self)
         check_given(self, "output_dir")
-        check_positive(self, "batch_size", "num_workers", "rows_per_file")
+        check_positive(self, "batch_size", "num_workers", "rows_per_file", "image_size")
         check_not_negative(self, "max_bad_images")
         check_choice(self, "augmentation", tuple(AUGMENTATIONS))
         if not re.fullmatch(r"\w+(\.\w+)*(\[.*)?", self.split):
             raise ValueError(f"`split` must be the name of one split, or a slice of it, got {self.split!r}")
-        if self.image_size is not None:
-            check_positive(self, "image_size")
-        if self.published_codes is not None:
-            check_choice(self, "published_codes", PUBLISHED_CODES)
-            if self.image_size or self.streaming or self.augmentation != "none":
-                raise ValueError("`published_codes` must come without size, crops and streaming, which are of images")
+        check_choice(self, "published_codes", PUBLISHED_CODES)
+        of_images = self.image_size or self.streaming or self.augmentation != "none"
+        if self.published_codes is not None and of_images:
+            raise ValueError("`published_codes` must come without size, crops and streaming, which are of images")

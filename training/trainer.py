@@ -53,7 +53,7 @@ MEMORY_REMEDY = "lower it and raise `gradient_accumulation_steps` as much, or tu
 def train(config: TrainingConfig) -> Path:
     """Train a RandAR or RAR model on rows of tokens, from scratch or from a pretrained one.
 
-    What is sampled for an image depends on the seed, the epoch and its place in the data, so a run that is resumed
+    What is sampled for an image depends on the seed, the epoch and its index in the data, so a run that is resumed
     ends with the same weights as one that was never stopped, and processes share the data as one would read it.
 
     Returns:

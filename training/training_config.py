@@ -100,15 +100,14 @@ class TrainingConfig(RunConfig):
         if self.lr_schedule is None:
             self.lr_schedule = "cosine" if self.patience is None else "constant_linear"
         super().__post_init__()
-        check_positive(self, "gradient_accumulation_steps")
-        check_fraction(self, "adam_beta1", "adam_beta2", *(["ema_decay"] if self.ema_decay is not None else []))
+        check_positive(self, "gradient_accumulation_steps", "lora_rank")
+        check_fraction(self, "adam_beta1", "adam_beta2", "ema_decay")
         self._check_schedule()
         check_choice(self, "model_type", MODEL_TYPES)
         check_choice(self, "optimizer", OPTIMIZERS)
         self._check_model_fields()
         self._check_fine_tuning()
-        if self.order is not None:
-            check_choice(self, "order", randar_hf.orders.ORDER_NAMES)
+        check_choice(self, "order", randar_hf.orders.ORDER_NAMES)
         self._check_annealing()
         if self.position_instruction == "none" and self.annealing != Annealing("raster"):
             raise ValueError(
@@ -172,10 +171,8 @@ class TrainingConfig(RunConfig):
                 raise ValueError(f"`{name}` must be None for a model of the type {self.model_type!r}, got {value!r}")
 
     def _check_fine_tuning(self):
-        if self.lora_rank is not None:
-            check_positive(self, "lora_rank")
-            if self.pretrained_model is None:
-                raise ValueError("`pretrained_model` must be given, since `lora_rank` is")
+        if self.lora_rank is not None and self.pretrained_model is None:
+            raise ValueError("`pretrained_model` must be given, since `lora_rank` is")
         if self.pretrained_model is not None:
             path, output_dir = Path(self.pretrained_model), Path(self.output_dir).expanduser()
             if path.exists() and path.resolve().is_relative_to(output_dir.resolve()):

@@ -78,13 +78,13 @@ def check_not_negative(config, *names: str) -> None:
 
 
 def check_fraction(config, *names: str) -> None:
-    """Raise a `ValueError` for the first of the named fields of `config` outside [0, 1)."""
+    """Raise a `ValueError` for the first of the named fields of `config` that is given and outside [0, 1)."""
     for name in names:
-        if not 0 <= (value := getattr(config, name)) < 1:
+        if (value := getattr(config, name)) is not None and not 0 <= value < 1:
             raise ValueError(f"`{name}` must be at least 0 and below 1, got {value}")
 
 
 def check_choice(config, name: str, allowed: tuple) -> None:
-    """Raise a `ValueError` if the named field of `config` is not one of `allowed`."""
-    if (value := getattr(config, name)) not in allowed:
+    """Raise a `ValueError` if the named field of `config` is given and not one of `allowed`."""
+    if (value := getattr(config, name)) is not None and value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +16,14 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
-from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, tokenize_images, train_tokenizer
+from randar_hf.training import (
+    TokenizerTrainingConfig,
+    TokenizingConfig,
+    TrainingConfig,
+    tokenize_images,
+    train,
+    train_tokenizer,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -108,12 +116,11 @@ def token_folder(image_folder, tokenizer_folder, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def training_settings(token_folder, tmp_path):
-    """Settings of a RandAR that trains in a second, with dropout on."""
+@pytest.fixture(scope="session")
+def small_model_settings(token_folder):
+    """Settings of a RandAR that trains in a second, with dropout on, but for the folder."""
     return {
         "dataset": str(token_folder),
-        "output_dir": str(tmp_path / "run"),
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 1,
@@ -126,6 +133,24 @@ def training_settings(token_folder, tmp_path):
         "validation_steps": 100,
         "checkpointing_steps": 3,
     }
+
+
+@pytest.fixture
+def training_settings(small_model_settings, tmp_path):
+    """`small_model_settings` with a folder of the test's own."""
+    return {**small_model_settings, "output_dir": str(tmp_path / "run")}
+
+
+@pytest.fixture(scope="session")
+def finished(small_model_settings, tmp_path_factory):
+    """The folder of a run of `small_model_settings` that is over, to be read."""
+    return train(TrainingConfig(**small_model_settings, output_dir=str(tmp_path_factory.mktemp("runs") / "finished")))
+
+
+@pytest.fixture
+def finished_run(finished, training_settings):
+    """A run of `training_settings` that is over, in its folder: a copy, to be damaged or resumed."""
+    return shutil.copytree(finished, Path(training_settings["output_dir"]))
 
 
 @pytest.fixture(scope="session")

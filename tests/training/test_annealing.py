@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
-from randar_hf.orders import ORDER_NAMES, make_order
+from randar_hf.orders import FIXED_ORDER_NAMES, make_order
 from randar_hf.pipelines import RARPipeline
 from randar_hf.training import TrainingConfig, train
 from randar_hf.training.annealing import Annealing
 from randar_hf.training.optimization import make_optimizer
-from randar_hf.training.randomness import draw_orders, key_seed
-from randar_hf.training.trainer import Trainer
+from randar_hf.training.randomness import key_seed, sample_orders
 
 
 RASTER = torch.arange(16)
@@ -32,17 +31,17 @@ def is_permuted(orders: torch.Tensor) -> torch.Tensor:
     return (orders != RASTER).any(dim=1)
 
 
-def test_the_share_falls_from_start_to_end():
+def test_the_fraction_falls_from_start_to_end():
     annealing = Annealing("raster", 10, 20)
-    shares = [annealing.random_ratio(step) for step in (0, 9, 10, 11, 15, 19, 20, 21, 1000)]
-    assert shares == pytest.approx([1, 1, 1, 0.9, 0.5, 0.1, 0, 0, 0], abs=1e-12)
+    fractions = [annealing.random_ratio(step) for step in (0, 9, 10, 11, 15, 19, 20, 21, 1000)]
+    assert fractions == pytest.approx([1, 1, 1, 0.9, 0.5, 0.1, 0, 0, 0], abs=1e-12)
     assert [Annealing("raster", 5, 5).random_ratio(step) for step in (0, 4, 5, 6)] == [1, 1, 0, 0]
     assert [Annealing("raster").random_ratio(step) for step in (0, 1000)] == [0, 0]
     assert [Annealing("random").random_ratio(step) for step in (0, 1000)] == [1, 1]
 
 
-def draw(annealing: Annealing, step: int, generators: list[torch.Generator]) -> torch.Tensor:
-    orders = draw_orders(annealing.order, 4, 4, generators)
+def choose_orders(annealing: Annealing, step: int, generators: list[torch.Generator]) -> torch.Tensor:
+    orders = sample_orders(annealing.order, 4, 4, generators)
     chances = torch.stack([torch.rand((), generator=generator) for generator in generators])
     return annealing.choose_orders(step, orders, chances)
 
@@ -51,28 +50,27 @@ def make_generators(count: int, *key: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(key_seed(*key, index)) for index in range(count)]
 
 
-@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (25, 0.75), (50, 0.5), (90, 0.1), (100, 0.0)])
-def test_the_share_of_permuted_images_is_the_ratio(step, share):
-    orders = draw(Annealing("raster", 0, 100), step, make_generators(4000, step))
+@pytest.mark.parametrize(("step", "fraction"), [(0, 1.0), (25, 0.75), (90, 0.1), (100, 0.0)])
+def test_the_fraction_of_permuted_images_is_the_ratio(step, fraction):
+    orders = choose_orders(Annealing("raster", 0, 100), step, make_generators(4000, step))
     assert orders.sort(dim=1).values.equal(RASTER.expand(4000, -1))
-    deviation = (share * (1 - share) / 4000) ** 0.5
-    assert abs(is_permuted(orders).double().mean().item() - share) <= 4 * deviation
+    deviation = (fraction * (1 - fraction) / 4000) ** 0.5
+    assert abs(is_permuted(orders).double().mean().item() - fraction) <= 4 * deviation
 
 
 def test_without_a_choice_the_orders_are_those_of_make_order():
     for annealing, step, name in (
         (Annealing("raster", 5, 10), 4, "random"),
-        (Annealing("random"), 0, "random"),
         (Annealing("alternate", 5, 10), 10, "alternate"),
-        (Annealing("z_curve"), 0, "z_curve"),
+        *((Annealing(name), 0, name) for name in ("random", *FIXED_ORDER_NAMES)),
     ):
-        drawn = draw(annealing, step, make_generators(6))
-        assert drawn.equal(make_order(name, 4, 4, 6, make_generators(6)))
-    hierarchical = draw(Annealing("hierarchical", 5, 10), 10, make_generators(6))
+        sampled = choose_orders(annealing, step, make_generators(6))
+        assert sampled.equal(make_order(name, 4, 4, 6, make_generators(6)))
+    hierarchical = choose_orders(Annealing("hierarchical", 5, 10), 10, make_generators(6))
     assert (hierarchical[:, :4].sort(dim=1).values == torch.tensor([0, 2, 8, 10])).all()
 
 
-def test_the_model_is_trained_in_the_drawn_orders(settings, monkeypatch):
+def test_the_model_is_trained_in_the_sampled_orders(settings, monkeypatch):
     seen = []
     forward = RARForCausalLM.forward
 
@@ -82,17 +80,14 @@ def test_the_model_is_trained_in_the_drawn_orders(settings, monkeypatch):
 
     monkeypatch.setattr(RARForCausalLM, "forward", watch)
     train(TrainingConfig(**{**settings, **RAMP, "batch_size": 16}))
-    shares = [is_permuted(order).double().mean().item() for order in seen]
-    assert shares[:4] == [1] * 4 and shares[9:] == [0] * 3
-    assert all(0 < share < 1 for share in shares[5:8])
-    assert sum(shares[4:9]) == pytest.approx(sum(CURVE[4:9]), abs=0.7)
+    fractions = [is_permuted(order).double().mean().item() for order in seen]
+    assert fractions[:4] == [1] * 4 and fractions[9:] == [0] * 3
+    assert all(0 < fraction < 1 for fraction in fractions[5:8])
+    assert sum(fractions[4:9]) == pytest.approx(sum(CURVE[4:9]), abs=0.7)
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_run_resumed_on_the_ramp_equals_undisturbed_run_bit_for_bit(
-    settings, tmp_path, same_weights, read_metrics, accumulation
-):
-    settings |= {**RAMP, "gradient_accumulation_steps": accumulation, "checkpointing_steps": 6}
+def test_run_resumed_on_the_ramp_equals_undisturbed_run_bit_for_bit(settings, tmp_path, same_weights, read_metrics):
+    settings |= {**RAMP, "gradient_accumulation_steps": 3, "checkpointing_steps": 6}
     whole = train(TrainingConfig(**settings))
     half = tmp_path / "half"
     shutil.copytree(whole, half)
@@ -101,35 +96,17 @@ def test_run_resumed_on_the_ramp_equals_undisturbed_run_bit_for_bit(
     train(TrainingConfig(**{**settings, "output_dir": str(half)}, resume="latest"))
     assert same_weights(whole, half)
     assert read_metrics(half) == read_metrics(whole)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_logged_curve_is_the_formula(settings, read_metrics, accumulation):
-    folder = train(TrainingConfig(**{**settings, **RAMP, "gradient_accumulation_steps": accumulation}))
-    assert [row["random_ratio"] for row in read_metrics(folder)] == pytest.approx(CURVE)
-
-
-def test_without_annealing_no_curve_is_logged(settings, read_metrics):
-    folder = train(TrainingConfig(**{**settings, "max_steps": 2}))
-    assert not any("random_ratio" in row for row in read_metrics(folder))
-
-
-@pytest.mark.parametrize(
-    ("field", "change", "stored"),
-    [
+    assert [row["random_ratio"] for row in read_metrics(whole)] == pytest.approx(CURVE)
+    before = {path: path.stat().st_mtime_ns for path in sorted(whole.rglob("*"))}
+    for field, change, stored in (
         ("annealing_start", {"annealing_start": 4}, 3),
         ("annealing_end", {"annealing_end": 10}, 9),
         ("order", {"order": "z_curve"}, "'raster'"),
         ("model_type", {"model_type": "randar", "order": "raster"}, "'rar'"),
-    ],
-)
-def test_resume_with_other_orders_is_refused_before_anything_is_written(settings, field, change, stored):
-    settings |= {**RAMP, "checkpointing_steps": 6}
-    folder = train(TrainingConfig(**settings))
-    before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
-    with pytest.raises(ValueError, match=f"`{field}` must be {stored}, got .* as in .*checkpoint-12"):
-        train(TrainingConfig(**{**settings, **change}, resume="latest"))
-    assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
+    ):
+        with pytest.raises(ValueError, match=f"`{field}` must be {stored}, got .* as in .*checkpoint-12"):
+            train(TrainingConfig(**{**settings, **change}, resume="latest"))
+    assert {path: path.stat().st_mtime_ns for path in sorted(whole.rglob("*"))} == before
 
 
 def test_older_runs_count_as_trained_without_annealing(settings, read_metrics):
@@ -148,31 +125,34 @@ def test_older_runs_count_as_trained_without_annealing(settings, read_metrics):
     assert read_metrics(folder)[-1]["step"] == 7
 
 
-@pytest.mark.parametrize("model_type", ["randar", "rar"])
-@pytest.mark.parametrize("order", ORDER_NAMES)
-def test_every_order_trains(settings, read_metrics, model_type, order):
-    settings |= {"max_steps": 2, "warmup_steps": 0, "validation_split": "validation"}
-    folder = train(TrainingConfig(**settings, model_type=model_type, order=order))
-    assert read_metrics(folder)[-1]["validation_loss"] < 5
-    model = {"randar": RandARForCausalLM, "rar": RARForCausalLM}[model_type].from_pretrained(folder)
+@pytest.mark.parametrize(
+    ("model_type", "order"), [("rar", "z_curve"), ("rar", "random"), ("randar", "hierarchical"), ("randar", "random")]
+)
+def test_training_validation_and_generation_are_in_one_order(settings, read_metrics, monkeypatch, model_type, order):
+    model_class = {"randar": RandARForCausalLM, "rar": RARForCausalLM}[model_type]
+    forward, validated = model_class.forward, []
+
+    def watch(self, *args, order, **kwargs):
+        validated.extend([] if self.training else order)
+        return forward(self, *args, order=order, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_class, "forward", watch)
+        settings |= {"max_steps": 2, "warmup_steps": 0, "validation_split": "validation"}
+        folder = train(TrainingConfig(**settings, model_type=model_type, order=order))
+    rows = read_metrics(folder)
+    assert rows[-1]["validation_loss"] < 5
+    assert ("random_ratio" in rows[0]) == ((model_type, order) == ("rar", "z_curve"))  # the only one that is annealed
+    orders = torch.stack(validated)  # (6, N)
+    same = make_order(order, 4, 4, 6, torch.Generator().manual_seed(0))  # each image has its own, as ever
+    assert orders.equal(same) and (is_permuted(orders).all() or order != "random")
+    model = model_class.from_pretrained(folder)
     assert model.generation_config.order == order
     assert model.generate([0]).shape == (1, 16)
     assert model_type == "randar" or model.config.scan_order == order
 
 
-@pytest.mark.parametrize(("model_type", "order"), [("rar", "z_curve"), ("randar", "raster"), ("randar", "random")])
-def test_validation_is_in_the_order_of_generation(settings, monkeypatch, model_type, order):
-    loaders, make_loader = [], Trainer._validation_loader
-    monkeypatch.setattr(Trainer, "_validation_loader", lambda *a: loaders.append(make_loader(*a)) or loaders[-1])
-    settings |= {"max_steps": 1, "warmup_steps": 1, "validation_split": "validation"}
-    train(TrainingConfig(**settings, model_type=model_type, order=order))
-    orders = loaders[0].dataset.tensors[2]
-    assert is_permuted(orders).all() if order == "random" else orders.equal(make_order(order, 4, 4, 6))
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "ratio"), [(0, 0, 0.0), (4, 4, 1.0), (1, 2, 0.0), (0, 6, 0.5), (None, None, 0.0)]
-)
+@pytest.mark.parametrize(("start", "end", "ratio"), [(0, 6, 0.5), (None, None, 0.0)])
 def test_the_trained_model_says_how_far_it_is_annealed(settings, tokenizer_folder, start, end, ratio):
     settings |= {"max_steps": 4, "annealing_start": start, "annealing_end": end, "tokenizer": str(tokenizer_folder)}
     folder = train(TrainingConfig(**settings, model_type="rar"))

@@ -20,8 +20,9 @@ from randar_hf.training.trainer import Trainer
 
 @pytest.fixture
 def settings(training_settings, tokenizer_folder, monkeypatch):
-    """Six steps, each validated, without previews."""
+    """Six steps, each validated, without previews and curves."""
     monkeypatch.setattr(trainer, "draw_preview", lambda *_: Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(trainer, "save_curves", lambda _: None)
     more = {"tokenizer": str(tokenizer_folder), "validation_split": "validation", "validation_steps": 1}
     return {**training_settings, **more}
 
@@ -45,9 +46,7 @@ def checkpoints(folder):
     return {int(path.name.removeprefix("checkpoint-")) for path in Path(folder).glob("checkpoint-*")}
 
 
-@pytest.mark.parametrize(
-    "kind", [{}, {"ema_decay": 0.5}, {"model_type": "rar", "annealing_start": 0, "annealing_end": 1}]
-)
+@pytest.mark.parametrize("kind", [{"ema_decay": 0.5}, {"model_type": "rar", "annealing_start": 0, "annealing_end": 1}])
 def test_the_best_checkpoint_is_kept_and_becomes_the_model(settings, losses, kind):
     losses(4.0, 2.0, 3.0, float("nan"), 3.0, 3.0)
     folder = train(TrainingConfig(**settings | {"checkpointing_steps": 1, **kind}))
@@ -125,12 +124,8 @@ def test_a_run_that_was_stopped_is_exported_by_the_command(settings, monkeypatch
     assert "4 x 4 tokens" in (folder / "pipeline" / "README.md").read_text()
 
 
-def test_an_adapter_is_merged(settings, tmp_path, same_weights):
-    base = train(TrainingConfig(**settings))
-    fine = settings | {"output_dir": str(tmp_path / "fine"), "pretrained_model": str(base), "lora_rank": 2}
-    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        del fine[name]
-    fine = train(TrainingConfig(**fine))
+def test_an_adapter_is_merged(settings, finished, tmp_path, same_weights):
+    fine = train(TrainingConfig(**settings | {"validation_split": None}, pretrained_model=str(finished), lora_rank=2))
     assert same_weights(export_run(fine, tmp_path / "out") / "transformer", fine)
 
 
@@ -153,16 +148,15 @@ def test_the_best_tokenizer_is_kept_and_exported(image_folder, small_tokenizer_s
         export_run(folder, tmp_path / "new", tokenizer="other")
 
 
-def test_bad_input_is_named(settings, tmp_path, token_folder):
+def test_bad_input_is_named(finished_run, tokenizer_folder, tmp_path, token_folder):
     def refused(match, *arguments, **more):
         with pytest.raises(ValueError, match=match):
             export_run(*arguments, **more)
 
     refused("`run` must be the folder of a run, got '.*nowhere' without", tmp_path / "nowhere")
     refused("`run` must be the folder of a run, got '.*tokens' without", token_folder)
-    folder = train(TrainingConfig(**settings | {"tokenizer": None}))
+    folder, tokenizer = finished_run, {"tokenizer": str(tokenizer_folder)}
     refused("`tokenizer` must be given", folder)
-    tokenizer = {"tokenizer": settings["tokenizer"]}
     for wrong in ("4", "first", "checkpoint-3", "-1", ""):
         refused(f"`checkpoint` must be one of best, last, .*, got '{wrong}'", folder, None, wrong, **tokenizer)
     refused("`output` must not hold the run", folder, folder, overwrite=True, **tokenizer)

@@ -215,7 +215,7 @@ def test_training_a_tokenizer_skips_and_lists_what_cannot_be_read(
     names = ["a/1.png", "b/2.png", "b/3.png"]
     assert sorted(name.removeprefix(f"{damaged}/") for name in listed) == names
     assert "3 images could not be read; they are listed in" in caplog.text
-    with pytest.raises(ValueError, match="^`max_bad_images` is 2, but 3 images cannot be read, the last one .*png"):
+    with pytest.raises(ValueError, match="^`max_bad_images` must be .*, got 2 and 3 of them, the last one .*png"):
         train_tokenizer(TokenizerTrainingConfig(**settings, output_dir=str(tmp_path / "other"), max_bad_images=2))
 
 

@@ -27,9 +27,13 @@ def settings(training_settings):
 
 def wait_for_checkpoint(folder, step: int) -> None:
     end = time.monotonic() + 60
-    while not any(path.name == f"checkpoint-{step}" for path in list_checkpoints(Path(folder))):
+    while last_step(folder) < step:
         assert time.monotonic() < end, "no checkpoint came"
         time.sleep(0.005)
+
+
+def last_step(folder) -> int:
+    return max((int(path.name.removeprefix("checkpoint-")) for path in list_checkpoints(Path(folder))), default=0)
 
 
 def kill_again_and_again(start_training, settings, kills, seconds, processes=1):
@@ -67,7 +71,7 @@ def check_kills(start_training, settings, tmp_path, same_weights, read_metrics, 
 
 
 def test_killed_runs_end_as_an_undisturbed_one(start_training, settings, tmp_path, same_weights, read_metrics):
-    check_kills(start_training, settings, tmp_path, same_weights, read_metrics, kills=6)
+    check_kills(start_training, settings, tmp_path, same_weights, read_metrics, kills=4)
 
 
 @pytest.mark.slow
@@ -82,21 +86,22 @@ def test_killed_runs_of_two_processes_end_as_an_undisturbed_one(
     check_kills(start_training, settings, tmp_path, same_weights, read_metrics, kills=4, processes=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_can_go_on(start_training, settings, tmp_path, same_weights, number):
+def test_a_signal_saves_and_the_run_can_go_on(start_training, settings, tmp_path, same_weights):
     settings |= {"checkpointing_steps": 3, "max_steps": 60}
-    (process,) = start_training({**settings, "num_workers": 1})
-    wait_for_checkpoint(settings["output_dir"], 3)
-    for worker in psutil.Process(process.pid).children():  # a scheduler signals all processes of a job
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.send_signal(number)
-    os.kill(process.pid, number)
-    process.join(60)
-    assert process.exitcode == 128 + number
-    step = int(list_checkpoints(Path(settings["output_dir"]))[-1].name.removeprefix("checkpoint-"))
-    assert 3 <= step < 60
-    assert f"stopped by {number.name} with checkpoint-{step} in" in (tmp_path / "log").read_text()
-    assert not (Path(settings["output_dir"]) / "model.safetensors").exists()
+    step = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        (process,) = start_training({**settings, "num_workers": 1})
+        wait_for_checkpoint(settings["output_dir"], step + 1)
+        for worker in psutil.Process(process.pid).children():  # a scheduler signals all processes of a job
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(number)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == 128 + number
+        assert step < last_step(settings["output_dir"]) < 60
+        step = last_step(settings["output_dir"])
+        assert f"stopped by {number.name} with checkpoint-{step} in" in (tmp_path / "log").read_text()
+        assert not (Path(settings["output_dir"]) / "model.safetensors").exists()
     train(TrainingConfig(**settings, resume="latest"))
     train(TrainingConfig(**{**settings, "output_dir": str(tmp_path / "whole")}))
     assert same_weights(settings["output_dir"], tmp_path / "whole")

@@ -1,5 +1,6 @@
 """What a run takes, told before its first step, and refused where it does not fit."""
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,7 +8,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from accelerate import Accelerator
 
 from randar_hf.training import (
     TokenizerTrainingConfig,
@@ -20,12 +20,13 @@ from randar_hf.training import (
 from randar_hf.training.discriminator import PatchDiscriminator
 from randar_hf.training.failures import TrainingError, explain_failures
 from randar_hf.training.memory_estimate import (
+    ADVERSARIAL,
     check_fits,
     kept_activations,
     smaller_batches,
     tokenizer_activations,
 )
-from randar_hf.training.tokenizer_training import _check_memory, build_tokenizer
+from randar_hf.training.tokenizer_training import build_tokenizer
 
 
 @pytest.fixture
@@ -64,18 +65,25 @@ def test_activations_are_what_autograd_keeps(channels, size, blocks):
     assert kept == pytest.approx(tokenizer_activations(config, 2, is_trained=True), rel=0.25)
 
 
-def test_terms_of_the_loss_count(image_folder, small_tokenizer_settings, tmp_path):
+def test_terms_of_the_loss_count(image_folder, small_tokenizer_settings, tmp_path, little_memory):
     discriminator, pixels = PatchDiscriminator(2), torch.zeros(2, 3, 64, 64, requires_grad=True)
     kept = kept_in_truth(discriminator, pixels, torch.mean)
     assert kept_activations(discriminator, pixels.to("meta")) == kept > 2 * 4 * 3 * 64**2
 
     def estimate(start):
+        """MiB beside those of the process, as a message tells them."""
         more = {"image_size": 64, "batch_size": 2, "discriminator_start": start, "discriminator_layers": 2}
-        config = tokenizer_config(image_folder, small_tokenizer_settings, tmp_path, **more)
-        return _check_memory(config, Accelerator(), None).needed
+        config = tokenizer_config(image_folder, small_tokenizer_settings, tmp_path / "run", **more)
+        with pytest.raises(ValueError, match="`batch_size` must fit the memory") as error:
+            train_tokenizer(config)
+        parts = re.findall(r"(?:weights|gradients|moments|activations) (\d+) MiB", str(error.value))
+        assert len(parts) == 4
+        return sum(map(int, parts))
 
+    little_memory(1)
     weights = sum(parameter.numel() for parameter in discriminator.parameters())
-    assert estimate(0) - estimate(None) > 16 * weights + 2 * kept
+    expected = (16 * weights + ADVERSARIAL * kept) / 2**20
+    assert estimate(0) - estimate(None) == pytest.approx(expected, abs=3) and expected > 12  # each part is rounded
 
 
 def tokenizer_config(image_folder, settings, folder, **more):

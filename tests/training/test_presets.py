@@ -35,7 +35,7 @@ def processes(count: int = 1):
 def rows_of(*sizes: tuple[int, int]) -> Dataset:
     """Images of these heights and widths."""
     images = [PILImage.fromarray(np.zeros((*size, 3), np.uint8)) for size in sizes]
-    return Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    return Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_tokenizers_are_as_large_as_the_images(size, image_size, tokens):
 
 
 def test_images_that_cannot_be_read_tell_no_size(tmp_path):
-    features = Features({"image": Image()})
+    features = Features({"image": Image(decode=False)})
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     paths = [str(tmp_path / f"{index}.png") for index in range(3)]
@@ -121,6 +121,8 @@ def test_a_resumed_run_keeps_what_was_chosen(training_settings, capsys):
     run["config"]["preset"] = None  # as in a run of before there were presets
     (folder / "run.json").write_text(json.dumps(run))
     train(TrainingConfig(**settings, resume="checkpoint-3"))
+    told = "chosen settings: batch_size 8, warmup_steps 0, learning_rate 0.002\nchosen settings: preset small\n"
+    assert told in capsys.readouterr().err
     with pytest.raises(ValueError, match="`learning_rate` must be 0.002, got 0.1"):
         train(TrainingConfig(**settings, learning_rate=0.1, resume="latest"))
 

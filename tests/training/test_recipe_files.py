@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,11 @@ import yaml
 from randar_hf import RandARConfig, RARConfig
 from randar_hf.cli import main
 from randar_hf.training import (
-    TokenizerTrainingConfig,
     TokenizingConfig,
     TrainingConfig,
     load_recipe,
     tokenize_images,
     train,
-    train_tokenizer,
 )
 from randar_hf.training.icons.data import IMAGE_SIZE
 from randar_hf.training.icons.names import class_names
@@ -84,9 +83,13 @@ def model_config(name: str) -> RandARConfig | RARConfig:
     return model_class(config.model_type).config_class(**config.model_fields, **shapes)
 
 
-def model_on_meta(name: str):
+@cache
+def sizes_of_model(name: str) -> tuple[int, float]:
+    """Parameters of the model of a recipe, and operations for an image."""
+    config = model_config(name)
     with torch.device("meta"):
-        return model_class(model_config(name).model_type)(model_config(name))
+        model = model_class(config.model_type)(config)
+    return model.num_parameters(), flops_per_image(model)
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_models_batches_and_steps_are_the_published_ones(name):
     if "384" in name:
         expected = RandARConfig.from_size("XL", grid_size=24)
     assert model_config(name).to_dict() == expected.to_dict()
-    assert parameters is None or model_on_meta(name).num_parameters() == parameters
+    assert parameters is None or sizes_of_model(name)[0] == parameters
     config = TrainingConfig(**load_recipe(name, "train"), **PLACES)
     assert config.batch_size * config.gradient_accumulation_steps * 8 == batch
     assert config.max_steps == steps
@@ -179,7 +182,7 @@ def test_operations_and_hours_that_are_told_are_computed():
     for name, row in rows.items():
         config = TrainingConfig(**load_recipe(name, "train"), **PLACES)
         batch = config.batch_size * (1 if name in SMALL else config.gradient_accumulation_steps * 8)
-        flops = flops_per_image(model_on_meta(name)) * batch * config.max_steps
+        flops = sizes_of_model(name)[1] * batch * config.max_steps
         told = f"{flops:.1e}".replace("e+", "e")
         assert f"| {batch:,} x {config.max_steps:,} | {told} |" in row, name
         about = " ".join(read_recipe(name).about.split())
@@ -309,7 +312,7 @@ def test_files_are_based_on_others(write, tmp_path, monkeypatch):
         ("- 1", "`recipe` must hold keys of .*, got list"),
         ("", "`recipe` must hold keys of .*, got NoneType"),
         ("about: [1", "`recipe` must be YAML, got .*mine.yaml'"),
-        ("about: " + "[" * 10_000, "`recipe` must be YAML, got .*mine.yaml'"),
+        ("about: " + "[" * 1_000, "`recipe` must be YAML, got .*mine.yaml'"),
         ("about: 2026-99-99", "`recipe` must be YAML, got .*mine.yaml'"),
         (
             "about: Mine.\nbased_on: mine.yaml\ntrain: {}",
@@ -366,8 +369,8 @@ def test_help_tells_recipes_and_what_one_is_for(capsys):
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"model_type": "rar"}, {"order": "raster", "gradient_accumulation_steps": 2}, {"ema_decay": 0.5}],
-    ids=["randar", "rar", "raster", "averaged"],
+    [{"model_type": "rar"}, {"order": "raster", "gradient_accumulation_steps": 2, "ema_decay": 0.5}],
+    ids=["rar", "averaged in raster order"],
 )
 def test_the_recipe_of_a_run_repeats_it_bit_for_bit(change, training_settings, same_weights, tmp_path):
     folder = train(TrainingConfig(**training_settings, **change))
@@ -375,13 +378,12 @@ def test_the_recipe_of_a_run_repeats_it_bit_for_bit(change, training_settings, s
     assert main(["train", "--recipe", str(folder / "recipe.yaml"), "--output-dir", str(again)]) == 0
     assert same_weights(folder, again)
     assert (again / "recipe.yaml").read_text() == (folder / "recipe.yaml").read_text()
-    assert (
-        main(
-            ["train", "--recipe", str(folder / "recipe.yaml"), "--output-dir", str(tmp_path / "other"), "--seed", "1"]
-        )
-        == 0
-    )
-    assert not same_weights(folder, tmp_path / "other")
+
+
+def test_a_setting_beside_the_recipe_of_a_run_makes_another(finished, same_weights, tmp_path):
+    other = tmp_path / "other"
+    assert main(["train", "--recipe", str(finished / "recipe.yaml"), "--output-dir", str(other), "--seed", "1"]) == 0
+    assert not same_weights(finished, other)
 
 
 def test_the_recipe_of_a_run_has_every_setting_in_effect(training_settings):
@@ -398,18 +400,15 @@ def test_the_recipe_of_a_run_has_every_setting_in_effect(training_settings):
     assert content["train"]["token_dropout"] is None  # a RAR has none
 
 
-def test_the_recipes_of_tokenizers_and_tokens_repeat_them(image_folder, small_tokenizer_settings, tmp_path):
-    first, again = tmp_path / "first", tmp_path / "again"
-    train_tokenizer(
-        TokenizerTrainingConfig(dataset=str(image_folder), output_dir=str(first), **small_tokenizer_settings)
-    )
-    assert main(["train-tokenizer", "--recipe", str(first / "recipe.yaml"), "--output-dir", str(again)]) == 0
+def test_the_recipes_of_tokenizers_and_tokens_repeat_them(image_folder, tokenizer_folder, tmp_path):
+    again, recipe = tmp_path / "again", tokenizer_folder / "recipe.yaml"
+    assert main(["train-tokenizer", "--recipe", str(recipe), "--output-dir", str(again)]) == 0
     weights = "diffusion_pytorch_model.safetensors"
-    assert (first / weights).read_bytes() == (again / weights).read_bytes()
+    assert (tokenizer_folder / weights).read_bytes() == (again / weights).read_bytes()
 
     tokens = [tmp_path / "tokens", tmp_path / "tokens-again"]
     config = TokenizingConfig(
-        dataset=str(image_folder), tokenizer=str(first), output_dir=str(tokens[0]), augmentation="adm"
+        dataset=str(image_folder), tokenizer=str(again), output_dir=str(tokens[0]), augmentation="adm"
     )
     tokenize_images(config)
     recipe = tokens[0] / ".train" / "recipe.yaml"
@@ -419,8 +418,8 @@ def test_the_recipes_of_tokenizers_and_tokens_repeat_them(image_folder, small_to
     assert load_recipe(str(recipe), "tokenize")["augmentation"] == "none"
 
 
-def test_overwriting_replaces_the_recipe_and_resuming_keeps_it(training_settings):
-    recipe = train(TrainingConfig(**training_settings)) / "recipe.yaml"
+def test_overwriting_replaces_the_recipe_and_resuming_keeps_it(finished_run, training_settings):
+    recipe = finished_run / "recipe.yaml"
     before = recipe.read_text()
     train(TrainingConfig(**{**training_settings, "logging_steps": 2}, resume="checkpoint-3"))
     assert recipe.read_text() == before

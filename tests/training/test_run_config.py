@@ -12,7 +12,6 @@ from randar_hf.training import TokenizerTrainingConfig, TokenizingConfig, Traini
 PLACES = {"dataset": "data", "output_dir": "run"}
 
 
-@pytest.mark.parametrize("settings_class", [TrainingConfig, TokenizerTrainingConfig])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -26,13 +25,17 @@ PLACES = {"dataset": "data", "output_dir": "run"}
         ({"validation_split": 5}, "`validation_split` must be a text in quotes or null, got 5"),
         ({"dataset": None}, "`dataset` must be a text in quotes, got None"),
         ({"batch_size": 0}, "`batch_size` must be above 0, got 0"),
+        ({"max_steps": 0}, "`max_steps` must be above 0, got 0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be above 0, got 0.0"),
+        ({"warmup_steps": -5}, "`warmup_steps` must be at least 0, got -5"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'cosine', .*, got 'step'"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
         ({"mixed_precision": "fp8"}, "`mixed_precision` must be one of 'no', 'fp16', 'bf16', got 'fp8'"),
     ],
 )
-def test_wrong_types_and_values_are_named(settings_class, change, message):
+def test_wrong_types_and_values_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        settings_class(**PLACES | change)
+        TrainingConfig(**PLACES | change)
 
 
 def test_entries_of_lists_have_types_too():

@@ -1,10 +1,10 @@
 """The launch files, and training whose weights several processes share (FSDP2), on CPUs through gloo."""
 
-import ast
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import randar_hf.training
 from randar_hf import RandARForCausalLM
 from randar_hf.pipelines import RandARPipeline
-from randar_hf.training import export_run
+from randar_hf.training import TrainingConfig, export_run, train
 
 
 LAUNCH_FILES = Path(randar_hf.training.__file__).parent / "launch"
@@ -100,10 +100,22 @@ def test_a_sharded_step_without_a_finite_gradient_is_skipped(run, settings, shar
 
 
 @pytest.mark.parametrize(
-    ("setting", "allowed", "message"), [("ema_decay", "None", "0.9"), ("optimizer", "'adamw'", "'muon'")]
+    ("change", "message"),
+    [
+        ({"ema_decay": 0.9}, "`ema_decay` must be None where processes share the weights .FSDP., got 0.9"),
+        ({"lora_rank": 2, "pretrained_model": "nowhere"}, "`lora_rank` must be None where .*, got 2"),
+        ({"optimizer": "muon"}, "`optimizer` must be 'adamw' where .*, got 'muon'"),
+    ],
 )
-def test_what_needs_the_whole_model_is_refused(run, settings, sharding, tmp_path, setting, allowed, message):
-    assert run({**settings, setting: ast.literal_eval(message)}, sharding=sharding) == {1}
-    said = f"`{setting}` must be {allowed} where processes share the weights (FSDP), got {message}"
-    assert said in (tmp_path / "log").read_text()
+def test_what_needs_the_whole_model_is_refused(settings, monkeypatch, change, message):
+    monkeypatch.setattr(Accelerator, "is_fsdp2", True)
+    with pytest.raises(ValueError, match=message):
+        train(TrainingConfig(**settings, **change))
+    assert not Path(settings["output_dir"]).exists()
+
+
+def test_weights_that_are_shared_in_another_way_are_refused(settings, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match="`distributed_type` must be NO, MULTI_GPU or FSDP .*, got DEEPSPEED"):
+        train(TrainingConfig(**settings))
     assert not Path(settings["output_dir"]).exists()

@@ -40,59 +40,57 @@ def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings
     assert tokens.shape == (1, 4, 4) and vq.decode(vqvae, tokens).shape == (1, 3, 16, 16)
 
 
-def test_same_seed_gives_the_same_weights(image_folder, small_tokenizer_settings, tmp_path):
-    weights = []
-    for name in ("first", "second"):
-        train_tokenizer(
-            TokenizerTrainingConfig(
-                dataset=str(image_folder), output_dir=str(tmp_path / name), **small_tokenizer_settings
-            )
-        )
-        weights.append((tmp_path / name / "diffusion_pytorch_model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
+@pytest.fixture(scope="module")
+def nine_steps(image_folder, small_tokenizer_settings):
+    """A checkpoint after every third step, and codes that start over after every other."""
+    changes = {"max_steps": 9, "checkpointing_steps": 3, "codebook_size": 64, "logging_steps": 1}
+    return {"dataset": str(image_folder), **small_tokenizer_settings, **changes}
 
 
 @pytest.fixture
-def settings(image_folder, small_tokenizer_settings, tmp_path):
-    """Nine steps, with a checkpoint after every third and codes that start over after every other."""
-    changes = {"output_dir": str(tmp_path / "run"), "max_steps": 9, "checkpointing_steps": 3, "codebook_size": 64}
-    return {"dataset": str(image_folder), **small_tokenizer_settings, **changes, "logging_steps": 1}
+def settings(nine_steps, tmp_path):
+    return {**nine_steps, "output_dir": str(tmp_path / "run")}
 
 
-def weights_of(settings) -> dict:
-    return load_file(Path(settings["output_dir"]) / "diffusion_pytorch_model.safetensors")
+@pytest.fixture(scope="module")
+def undisturbed(nine_steps, tmp_path_factory):
+    """The folder of a run of these settings, to be read."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train_tokenizer(TokenizerTrainingConfig(**nine_steps, output_dir=str(folder)))
+    return folder
 
 
-def test_a_resumed_run_ends_as_an_undisturbed_one(settings, read_metrics):
-    folder = Path(settings["output_dir"])
-    train_tokenizer(TokenizerTrainingConfig(**settings))
-    whole, rows = weights_of(settings), read_metrics(folder)
+def weights_of(folder) -> dict:
+    return load_file(Path(folder) / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(settings, undisturbed, read_metrics):
+    folder = shutil.copytree(undisturbed, Path(settings["output_dir"]))
+    whole, rows = weights_of(folder), read_metrics(folder)
     assert [row["step"] for row in rows] == list(range(1, 10))
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-9"]
     for name in ("checkpoint-9", "diffusion_pytorch_model.safetensors", "metrics.jsonl"):
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
     train_tokenizer(TokenizerTrainingConfig(**settings, resume="latest"))
-    assert_close(weights_of(settings), whole, rtol=0, atol=0)
+    assert_close(weights_of(folder), whole, rtol=0, atol=0)
     assert read_metrics(folder) == rows[6:]
 
 
 def test_uses_of_codes_are_part_of_a_checkpoint(settings):
     settings |= {"restart_steps": 5, "max_steps": 7, "checkpoints_total_limit": 3}
     train_tokenizer(TokenizerTrainingConfig(**settings))
-    whole = weights_of(settings)
+    whole = weights_of(settings["output_dir"])
     (Path(settings["output_dir"]) / "diffusion_pytorch_model.safetensors").unlink()
     train_tokenizer(TokenizerTrainingConfig(**settings, resume="checkpoint-3"))
-    assert_close(weights_of(settings), whole, rtol=0, atol=0)
+    assert_close(weights_of(settings["output_dir"]), whole, rtol=0, atol=0)
 
 
-def test_killed_runs_end_as_an_undisturbed_one(start_training, settings, tmp_path):
-    whole = {**settings, "output_dir": str(tmp_path / "whole")}
-    train_tokenizer(TokenizerTrainingConfig(**whole))
+def test_killed_runs_end_as_an_undisturbed_one(start_training, settings, undisturbed):
     for kill_at in (15, 40, None):
         (process,) = start_training(settings, kill_at=kill_at, tokenizer=True)
         process.join()
         assert process.exitcode == (0 if kill_at is None else -signal.SIGKILL)
-    assert_close(weights_of(settings), weights_of(whole), rtol=0, atol=0)
+    assert_close(weights_of(settings["output_dir"]), weights_of(undisturbed), rtol=0, atol=0)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(start_training, settings, tmp_path):
@@ -107,16 +105,14 @@ def test_a_signal_saves_and_says_how_to_go_on(start_training, settings, tmp_path
     assert "randar-hf train-tokenizer: stopped by SIGTERM with checkpoint-" in (tmp_path / "log").read_text()
 
 
-def test_two_processes_train_the_same_tokenizer(start_training, settings, tmp_path, read_metrics):
-    whole = {**settings, "output_dir": str(tmp_path / "whole")}
-    train_tokenizer(TokenizerTrainingConfig(**whole))
+def test_two_processes_train_the_same_tokenizer(start_training, settings, undisturbed, read_metrics):
     for process in (group := start_training({**settings, "batch_size": 2}, processes=2, tokenizer=True)):
         process.join()
     assert [process.exitcode for process in group] == [0, 0]
-    for row, other in zip(read_metrics(settings["output_dir"]), read_metrics(whole["output_dir"]), strict=True):
+    for row, other in zip(read_metrics(settings["output_dir"]), read_metrics(undisturbed), strict=True):
         assert row == pytest.approx(other, rel=1e-3)
     name = "quantize.embedding.weight"
-    assert_close(weights_of(settings)[name], weights_of(whole)[name], rtol=1e-3, atol=1e-4)
+    assert_close(weights_of(settings["output_dir"])[name], weights_of(undisturbed)[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_without_a_finite_gradient_is_skipped_and_too_many_end_the_run(settings, monkeypatch, read_metrics):
@@ -131,14 +127,13 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_too_many_end_the_run(se
     train_tokenizer(TokenizerTrainingConfig(**settings, max_skipped_steps=2))
     rows = read_metrics(Path(settings["output_dir"]))
     assert [row["skipped_steps"] for row in rows] == [0, 1, 2, 2, 2, 2, 2, 2, 2]
-    assert all(weight.isfinite().all() for weight in weights_of(settings).values())
+    assert all(weight.isfinite().all() for weight in weights_of(settings["output_dir"]).values())
     with pytest.raises(TrainingError, match="`max_skipped_steps` must be .* and 3 of them; .*; there is no checkpo"):
         train_tokenizer(TokenizerTrainingConfig(**settings, max_skipped_steps=2, overwrite=True))
 
 
-def test_a_run_is_resumed_with_its_own_settings_alone(settings, token_folder):
-    train_tokenizer(TokenizerTrainingConfig(**settings))
-    resume = {"resume": "latest"}
+def test_a_run_is_resumed_with_its_own_settings_alone(settings, undisturbed, token_folder):
+    settings["output_dir"], resume = str(undisturbed), {"resume": "latest"}
     with pytest.raises(ValueError, match="`seed` must be 0, got 1; `code_dim` must be 2, got 3"):
         train_tokenizer(TokenizerTrainingConfig(**{**settings, "code_dim": 3, "seed": 1}, **resume))
     with pytest.raises(

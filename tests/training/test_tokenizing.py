@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 from randar_hf import vq
 from randar_hf.training import TokenizingConfig, tokenize_images
 from randar_hf.training.data.crops import cut_crops, square_size
-from randar_hf.training.data.pixels import PixelRows, to_pixels
-from randar_hf.training.data.reading import load_rows
+from randar_hf.training.data.pixels import BadImages, PixelRows, to_pixels
+from randar_hf.training.data.reading import load_rows, undecoded
 from randar_hf.training.data.token_files import read_settings, token_dataset, tokenizer_hash
 
 
@@ -46,13 +46,14 @@ def rows_of(folder, split="train") -> list[tuple]:
     return [(row["label"], row["tokens"]) for row in load_rows(str(folder), split)]
 
 
-def test_rows_hold_the_tokens_and_labels_of_their_images(image_folder, tokenizer_folder, token_folder):
+def test_rows_hold_the_tokens_and_labels_of_their_images(image_folder, tokenizer_folder, token_folder, tmp_path):
     rows = load_rows(str(token_folder), "train")
     assert rows.features["tokens"] == List(Value("uint16"), length=16)
     assert rows.features["label"] == ClassLabel(names=["across", "down"])
     vqvae = VQModel.from_pretrained(tokenizer_folder)
     images = load_rows(str(image_folder), "train")
-    pixels = torch.stack([row["pixels"] for row in PixelRows(images, "image", 16)])
+    rows_of_pixels = PixelRows(undecoded(images, "image"), "image", 16, BadImages(tmp_path / "bad", 0))
+    pixels = torch.stack([row["pixels"] for row in rows_of_pixels])
     loaded = token_dataset(rows, "tokens", "label")[:]
     assert torch.equal(loaded["tokens"], vq.encode(vqvae, pixels).flatten(1))
     assert loaded["label"].tolist() == images["label"][:]
@@ -212,7 +213,7 @@ def test_unreadable_images_are_skipped_and_listed(damaged_folder, tokenize, capl
 
 def test_too_many_unreadable_images_end_the_run_which_can_go_on(damaged_folder, tokenize):
     settings = {"rows_per_file": 2, "batch_size": 1}
-    with pytest.raises(ValueError, match="`max_bad_images` is 2, but 3 images cannot be read, the last .*5.png"):
+    with pytest.raises(ValueError, match="`max_bad_images` must be .*, got 2 and 3 of them, the last one .*5.png"):
         tokenize(damaged_folder, max_bad_images=2, **settings)
     folder = tokenize(damaged_folder, max_bad_images=3, **settings)
     assert load_rows(str(folder), "train")["label"][:] == [0, 0, 0, 1]

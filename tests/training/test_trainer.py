@@ -42,7 +42,7 @@ def test_old_checkpoints_go_beyond_the_limit(training_settings):
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3, "ema_decay": 0.9}, {"optimizer": "muon"}])
+@pytest.mark.parametrize("settings", [{"gradient_accumulation_steps": 3, "ema_decay": 0.9}, {"optimizer": "muon"}])
 def test_resumed_run_equals_undisturbed_run_bit_for_bit(
     training_settings, tmp_path, settings, same_weights, read_metrics
 ):
@@ -59,13 +59,10 @@ def test_resumed_run_equals_undisturbed_run_bit_for_bit(
     assert losses[-3:] == losses[3:6]
 
 
-def test_resume_takes_a_path_and_the_name_of_a_checkpoint(training_settings, tmp_path):
-    whole = train(TrainingConfig(**training_settings))
-    before = load_file(whole / "model.safetensors")
-    for resume in (str(whole / "checkpoint-3"), "checkpoint-3"):
-        train(TrainingConfig(**training_settings, resume=resume))
-        after = load_file(whole / "model.safetensors")
-        assert all(torch.equal(before[name], after[name]) for name in before)
+def test_resume_takes_a_path_and_the_name_of_a_checkpoint(finished, finished_run, training_settings, same_weights):
+    for resume in (str(finished_run / "checkpoint-3"), "checkpoint-3"):
+        (finished_run / "model.safetensors").unlink()
+        assert same_weights(train(TrainingConfig(**training_settings, resume=resume)), finished)
 
 
 def test_accumulated_steps_equal_one_large_batch(training_settings, tmp_path):
@@ -117,8 +114,8 @@ def test_mixed_precision_and_tensorboard(training_settings, tokenizer_folder):
     assert [(image.step, image.width, image.height) for image in images] == [(6, 2 * 16, 4 * 16)]
 
 
-def test_another_run_is_not_overwritten_unless_asked(training_settings):
-    folder = train(TrainingConfig(**training_settings))
+def test_another_run_is_not_overwritten_unless_asked(finished_run, training_settings):
+    folder = finished_run
     before = (folder / "model.safetensors").stat().st_mtime_ns
     with pytest.raises(ValueError, match="`output_dir` must hold no other run"):
         train(TrainingConfig(**training_settings))
@@ -146,27 +143,25 @@ def test_foreign_files_are_never_deleted(training_settings):
     assert [path.name for path in other.iterdir() if path.name != ".lock"] == ["config.json"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "trainer_state.json"])
-def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(training_settings, name):
-    folder = train(TrainingConfig(**training_settings))
-    file = folder / "checkpoint-6" / name
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
+def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(finished_run, training_settings, name):
+    file = finished_run / "checkpoint-6" / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    before = sorted(folder.rglob("*"))
+    before = sorted(finished_run.rglob("*"))
     with pytest.raises(ValueError, match=f"`resume` must be .*{name}"):
         train(TrainingConfig(**training_settings, resume="checkpoint-6"))
-    assert sorted(folder.rglob("*")) == before
+    assert sorted(finished_run.rglob("*")) == before
 
 
-def test_latest_passes_over_broken_checkpoints_with_a_warning(training_settings, same_weights, tmp_path):
-    folder = train(TrainingConfig(**training_settings))
-    shutil.copytree(folder, tmp_path / "whole")
+def test_latest_passes_over_broken_checkpoints_with_a_warning(finished, finished_run, training_settings, same_weights):
+    folder = finished_run
     (folder / "checkpoint-6" / "optimizer.bin").write_bytes(b"")
     (folder / "model.safetensors").unlink()
     with pytest.warns(
         UserWarning, match="got a damaged .*checkpoint-6/optimizer.bin': .* the checkpoint before it is taken"
     ):
         train(TrainingConfig(**training_settings, resume="latest"))
-    assert same_weights(folder, tmp_path / "whole")
+    assert same_weights(folder, finished)
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "trainer_state.json").unlink()
@@ -207,9 +202,8 @@ def test_leftovers_of_killed_runs_go_with_the_next_checkpoint(training_settings)
     assert steps == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_another_recipe_is_refused_with_all_that_differs(training_settings):
-    folder = train(TrainingConfig(**training_settings))
-    before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+def test_another_recipe_is_refused_with_all_that_differs(finished_run, training_settings):
+    before = {path: path.stat().st_mtime_ns for path in sorted(finished_run.rglob("*"))}
     other = {**training_settings, "seed": 1, "learning_rate": 0.5, "max_steps": 7, "hidden_size": 32}
     with pytest.raises(ValueError, match="as in '.*checkpoint-3', to resume") as error:
         train(TrainingConfig(**other, resume="checkpoint-3"))
@@ -221,7 +215,7 @@ def test_another_recipe_is_refused_with_all_that_differs(training_settings):
     ):
         assert part in str(error.value)
     assert str(error.value).count(", got ") == 4
-    assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
+    assert {path: path.stat().st_mtime_ns for path in sorted(finished_run.rglob("*"))} == before
 
 
 def test_the_length_may_change_while_the_learning_rate_is_constant(training_settings, tmp_path, same_weights):
@@ -235,12 +229,11 @@ def test_the_length_may_change_while_the_learning_rate_is_constant(training_sett
     assert same_weights(folder, whole)
 
 
-def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_folder, same_weights, tmp_path):
-    whole = train(TrainingConfig(**training_settings))
-    shutil.copytree(whole, tmp_path / "other")
+def test_settings_that_change_nothing_may_differ(
+    finished, finished_run, training_settings, tokenizer_folder, same_weights
+):
     settings = {
         **training_settings,
-        "output_dir": str(tmp_path / "other"),
         "tokenizer": str(tokenizer_folder),
         "validation_split": "validation",
         "logging_steps": 2,
@@ -250,16 +243,16 @@ def test_settings_that_change_nothing_may_differ(training_settings, tokenizer_fo
         "num_workers": 1,
         "class_dropout": 0.1,  # the default
     }
-    assert same_weights(train(TrainingConfig(**settings, resume="checkpoint-3")), whole)
+    (finished_run / "model.safetensors").unlink()
+    assert same_weights(train(TrainingConfig(**settings, resume="checkpoint-3")), finished)
 
 
-def test_resuming_nothing_is_an_error(training_settings):
+def test_resuming_nothing_is_an_error(training_settings, finished):
     with pytest.raises(ValueError, match="`output_dir` must hold the run to resume, got .*run'"):
         train(TrainingConfig(**training_settings, resume="latest"))
     assert not Path(training_settings["output_dir"]).exists()
-    train(TrainingConfig(**training_settings))
     with pytest.raises(ValueError, match="`resume` must be latest or a checkpoint, got 'elsewhere'"):
-        train(TrainingConfig(**training_settings, resume="elsewhere"))
+        train(TrainingConfig(**training_settings | {"output_dir": str(finished)}, resume="elsewhere"))
 
 
 def test_missing_data_column_and_split_are_named(training_settings, tmp_path):
@@ -283,22 +276,6 @@ def test_tokens_of_another_tokenizer_are_refused(training_settings, tokenizer_fo
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="`tokenizer` must be the one that made the tokens"):
         train(TrainingConfig(**training_settings, tokenizer=str(tmp_path / "other")))
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("max_steps", 0),
-        ("warmup_steps", -5),
-        ("batch_size", -1),
-        ("learning_rate", 0.0),
-        ("lr_schedule", "step"),
-        ("mixed_precision", "int4"),
-    ],
-)
-def test_settings_out_of_range_are_named(training_settings, setting, value):
-    with pytest.raises(ValueError, match=f"`{setting}` must be "):
-        TrainingConfig(**{**training_settings, setting: value})
 
 
 def test_batch_larger_than_the_data_is_named(training_settings):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,21 +16,6 @@ OTHER_SPLITS = {"training", "valid", "val", "dev", "testing", "eval", "evaluatio
 SYSTEM_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 ONLY_CLASS = "image"  # of a folder without classes, where labels are asked for
 METADATA = {"metadata.csv": csv.read_csv, "metadata.jsonl": json.read_json, "metadata.parquet": parquet.read_table}
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """The image files of one split.
-
-    Args:
-        files: in the order in which they are read.
-        labels: the class of each file; None where there are no classes.
-        names: sorted names of the classes of all splits, those without files included.
-    """
-
-    files: list[Path]
-    labels: list[int] | None
-    names: list[str]
 
 
 def load_image_folder(root: Path, split: str, label_column: str | None = None) -> Dataset:
@@ -51,7 +35,7 @@ def load_image_folder(root: Path, split: str, label_column: str | None = None) -
         ValueError: there is no such split, file or column, or it is not clear what the folders mean.
     """
     folders = split_folders(root)
-    name = split.split("[")[0]
+    name = split_name(split)
     if name not in folders:
         raise ValueError(f"its splits are {', '.join(folders)}")
     metadata = [folders[name] / file for file in METADATA if (folders[name] / file).is_file()]
@@ -59,11 +43,16 @@ def load_image_folder(root: Path, split: str, label_column: str | None = None) -
     return slice_rows(rows, split)
 
 
+def split_name(split: str) -> str:
+    """The name of a split without what is cut from it, as in `"train[:90%]"`."""
+    return split.split("[")[0]
+
+
 def slice_rows(rows: Dataset, split: str) -> Dataset:
     """The rows of a slice such as `"train[10%:20%]"`; all of them for a name."""
     if "[" not in split:
         return rows
-    (part,) = ReadInstruction.from_spec(split).to_absolute({split.split("[")[0]: len(rows)})
+    (part,) = ReadInstruction.from_spec(split).to_absolute({split_name(split): len(rows)})
     return rows.select(range(part.from_ or 0, len(rows) if part.to is None else part.to))
 
 
@@ -93,23 +82,6 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {name: splits[name] for name in SPLITS if name in splits} or {"train": root}
 
 
-def read_image_folder(folders: dict[str, Path], split: str) -> ImageFolder:
-    """The files of a split by class, and the classes of all splits.
-
-    Raises:
-        ValueError: there are images beside the folders of classes.
-    """
-    classes = {name: [entry for entry in visible(folder) if entry.is_dir()] for name, folder in folders.items()}
-    names = sorted({folder.name for part in classes.values() for folder in part})
-    loose = [entry for entry in visible(folders[split]) if not entry.is_dir() and (not names or is_image_name(entry))]
-    if not names:
-        return ImageFolder([file for file in loose if file.name not in METADATA], None, [])
-    if loose:
-        raise ValueError(f"{str(loose[0])!r} lies beside the folders of classes; move it into one, or elsewhere")
-    pairs = [(file, names.index(folder.name)) for folder in classes[split] for file in walk(folder)]
-    return ImageFolder([file for file, _ in pairs], [label for _, label in pairs], names)
-
-
 def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """All visible files below a folder, sorted, following links but not in circles."""
     real = os.path.realpath(folder)
@@ -134,16 +106,20 @@ def is_image_name(path: Path) -> bool:
 
 
 def _read_classes(folders: dict[str, Path], split: str, label_column: str | None) -> Dataset:
-    found = read_image_folder(folders, split)
-    if not found.files:
+    """The rows of the files of a split, whose classes are numbered alike in all splits."""
+    classes = {name: [entry for entry in visible(folder) if entry.is_dir()] for name, folder in folders.items()}
+    names = sorted({folder.name for part in classes.values() for folder in part})
+    loose = [entry for entry in visible(folders[split]) if not entry.is_dir() and (not names or is_image_name(entry))]
+    if names and loose:
+        raise ValueError(f"{str(loose[0])!r} lies beside the folders of classes; move it into one, or elsewhere")
+    files = [(file, folder.name) for folder in classes[split] for file in walk(folder)]
+    files += [(file, ONLY_CLASS) for file in loose]
+    if not files:
         raise ValueError(f"{str(folders[split])!r} holds no files")
-    labels, names = found.labels, found.names
-    if labels is None and label_column is not None:
-        labels, names = [0] * len(found.files), [ONLY_CLASS]
-    columns = {"image": list(map(str, found.files))}
-    features = {"image": Image()}
-    if labels is not None:
-        columns["label"], features["label"] = labels, ClassLabel(names=names)
+    columns, features = {"image": [str(file) for file, _ in files]}, {"image": Image()}
+    if names or label_column is not None:
+        features["label"] = ClassLabel(names=names or [ONLY_CLASS])
+        columns["label"] = [features["label"].str2int(name) for _, name in files]
     return Dataset.from_dict(columns, features=Features(features))
 
 

@@ -44,6 +44,9 @@ class ImageRows:
 
     def __init__(self, config, vqvae: VQModel):
         self.config, self.vqvae = config, vqvae
+        self.image_size = config.image_size or vqvae.config.sample_size
+        if self.image_size % downsampling(vqvae):
+            raise ValueError(f"`image_size` must be a multiple of {downsampling(vqvae)}, got {self.image_size}")
         rows = load_rows(
             config.dataset,
             config.split,
@@ -57,15 +60,12 @@ class ImageRows:
             raise ValueError(
                 "`streaming` must be off for a data set that does not tell its columns before it is read, got True"
             )
+        self.rows = undecoded(rows, config.image_column, config.label_column, "__key__")
         label = class_feature(rows, config.label_column)
         if label is None:
             label = number_texts(config.dataset, config.dataset_config, config.label_column)
         elif not self.streamed:
             check_labels(rows, config.label_column)
-        self.rows = undecoded(rows, config.image_column, config.label_column, "__key__")
-        self.image_size = config.image_size or vqvae.config.sample_size
-        if self.image_size % downsampling(vqvae):
-            raise ValueError(f"`image_size` must be a multiple of {downsampling(vqvae)}, got {self.image_size}")
         side = self.image_size // downsampling(vqvae)
         crops = AUGMENTATIONS[config.augmentation]
         self.schema = TokenSchema(settings=token_settings(vqvae, side, side), num_crops=crops, label=label)
@@ -86,7 +86,7 @@ class ImageRows:
         size = self.config.rows_per_file
         return None if self.streamed else min(size, len(self.rows) - part * size)
 
-    def place(self, part: int, row: int) -> dict:
+    def position(self, part: int, row: int) -> dict:
         """Where a user finds the row of a part: its number in the data set, or in one of the streamed files."""
         return {"file": part, "row": row} if self.streamed else {"row": part * self.config.rows_per_file + row}
 

@@ -13,8 +13,6 @@ from randar_hf.crops import centre_square
 from randar_hf.images import MAX_FILE_BYTES, open_image
 from randar_hf.vq import from_levels
 
-from .reading import undecoded
-
 
 class TooManyBadImages(ValueError):
     """More images cannot be read than are allowed."""
@@ -98,8 +96,8 @@ class BadImages:
                 file.write(json.dumps({"id": name, "reason": f"{type(error).__name__}: {reason}"}) + "\n")
         if len(listed) > self.limit:
             raise TooManyBadImages(
-                f"`max_bad_images` is {self.limit}, but {len(listed)} images cannot be read, the last one ({name}) "
-                f"because {reason}; they are listed in {self.file}"
+                f"`max_bad_images` must be at least the images that cannot be read, got {self.limit} and "
+                f"{len(listed)} of them, the last one ({name}) because {reason}; they are listed in {self.file}"
             )
 
 
@@ -107,18 +105,14 @@ class PixelRows(torch.utils.data.Dataset):
     """Images as `pixels`, (3, size, size) in [-1, 1]; for one that cannot be read the next one that can.
 
     Args:
-        rows: a data set.
+        rows: a data set, as `undecoded` gives it.
         image_column: column of its images.
         size: pixels per side.
-        bad: where to list those that cannot be read; None to raise their errors.
-
-    Raises:
-        ValueError: the column is not there or holds no images.
+        bad: where to list those that cannot be read.
     """
 
-    def __init__(self, rows: Dataset, image_column: str, size: int, bad: BadImages | None = None):
-        self.rows, self.column = undecoded(rows, image_column), image_column
-        self.size, self.bad = size, bad
+    def __init__(self, rows: Dataset, image_column: str, size: int, bad: BadImages):
+        self.rows, self.column, self.size, self.bad = rows, image_column, size, bad
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,7 +130,5 @@ class PixelRows(torch.utils.data.Dataset):
             try:
                 return {"pixels": to_pixels(read_image(content), self.size)}
             except (ValueError, OSError) as error:
-                if self.bad is None:
-                    raise
                 self.bad.add(path or f"row {number}", error)
         raise TooManyBadImages(f"`dataset` must hold an image that can be read, got none; see {self.bad.file}")

@@ -124,7 +124,7 @@ class CodeRows:
     def part_length(self, part: int) -> None:
         """Unknown before the files are read."""
 
-    def place(self, part: int, row: int) -> dict:
+    def position(self, part: int, row: int) -> dict:
         """Where a user finds a row: its number."""
         return {"row": row}
 

@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetNotFoundError
 from randar_hf.checks import is_path
 
 from .archives import archive_splits
-from .image_folders import is_image_name, load_image_folder, slice_rows, split_folders, walk
+from .image_folders import is_image_name, load_image_folder, slice_rows, split_folders, split_name, walk
 
 
 KINDS = {".parquet": "parquet", ".tar": "webdataset"}
@@ -36,7 +36,6 @@ def load_rows(
     dataset: str,
     split: str,
     dataset_config: str | None = None,
-    argument: str = "dataset",
     streaming: bool = False,
     label_column: str | None = None,
 ) -> Dataset | IterableDataset:
@@ -48,7 +47,6 @@ def load_rows(
             name that `datasets.load_dataset` knows.
         split: name of the split; a lone folder or file is the split `"train"`.
         dataset_config: name of a configuration of a data set on the Hub.
-        argument: what the caller calls `dataset`, for messages.
         streaming: read the rows one after another, without preparing or downloading the data set before.
         label_column: a column that a folder of images must have.
 
@@ -62,25 +60,25 @@ def load_rows(
     path = Path(dataset).expanduser()
     try:
         if path.is_dir():
-            _check_complete(path, split, argument)
+            _check_complete(path, split)
             return _load_folder(path, split, streaming, label_column)
         if path.is_file() or "*" in dataset:
             pattern = glob.escape(str(path)) if path.is_file() else os.path.expanduser(dataset)
             kind = KINDS.get(path.suffix, "parquet")
             return load_dataset(kind, data_files=pattern, split=split, streaming=streaming)
         if is_path(dataset) or dataset.endswith((".parquet", ".tar")):
-            raise MissingDataError(f"`{argument}` must be a folder or file, found none at {dataset!r}")
+            raise MissingDataError(f"`dataset` must be a folder or file, found none at {dataset!r}")
         return load_dataset(dataset, dataset_config, split=split, streaming=streaming)
     except MissingDataError:
         raise
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise MissingDataError(
-            f"`{argument}` must be a folder or file with data, or the name of a data set, got {dataset!r}: {error}"
+            f"`dataset` must be a folder or file with data, or the name of a data set, got {dataset!r}: {error}"
         ) from error
     except Exception as error:  # the readers of formats raise errors of many kinds
         reason = error.__cause__ or error
         raise ValueError(
-            f"`{argument}` must be data that can be loaded, got {dataset!r} with split {split!r}: {reason}"
+            f"`dataset` must be data that can be loaded, got {dataset!r} with split {split!r}: {reason}"
         ) from error
 
 
@@ -148,17 +146,12 @@ def is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def split_name(split: str) -> str:
-    """The name of a split without what is cut from it, as in `"train[:90%]"`."""
-    return split.split("[")[0]
-
-
 def work_folder(folder: Path, split: str) -> Path:
     """Where the tokens of a split are written before they are complete, and where their state is noted."""
     return folder / f".{split_name(split)}"
 
 
-def _check_complete(path: Path, split: str, argument: str) -> None:
+def _check_complete(path: Path, split: str) -> None:
     state = work_folder(path, split) / "state.json"
     if state.is_file() and not json.loads(state.read_text())["finished"]:
         raise ValueError("the tokens are not complete; give the `tokenize` command again, which goes on with them")

@@ -36,7 +36,7 @@ class TokenSettings:
     tokenizer_config: dict | None = None  # None for tokens of before it was stored
 
 
-def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
+def load_tokenizer(folder: str) -> VQModel:
     """Load a tokenizer from a folder or the Hub.
 
     Raises:
@@ -44,13 +44,13 @@ def load_tokenizer(folder: str, argument: str = "tokenizer") -> VQModel:
         ValueError: its weights cannot be read, for example because the file was cut off.
     """
     if is_path(folder) and not Path(folder).is_dir():
-        raise MissingDataError(f"`{argument}` must be the folder of a tokenizer, found none at {folder!r}")
+        raise MissingDataError(f"`tokenizer` must be the folder of a tokenizer, found none at {folder!r}")
     try:
         return VQModel.from_pretrained(folder)
     except SafetensorError as error:
-        raise ValueError(f"`{argument}` must have whole weights, got damaged ones in {folder!r}: {error}") from error
+        raise ValueError(f"`tokenizer` must have whole weights, got damaged ones in {folder!r}: {error}") from error
     except OSError as error:
-        raise MissingDataError(f"`{argument}` must be a tokenizer, found none at {folder!r}: {error}") from error
+        raise MissingDataError(f"`tokenizer` must be a tokenizer, found none at {folder!r}: {error}") from error
 
 
 def tokenizer_hash(vqvae: VQModel) -> str:
@@ -122,16 +122,16 @@ def _parse_settings(text: bytes, dataset: str) -> TokenSettings:
     return found
 
 
-def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel, argument: str = "tokenizer") -> None:
+def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel) -> None:
     """Raise a `ValueError` if the tokens that `settings` belong to were made by another tokenizer."""
     if settings is None:
         return
     if settings.tokenizer_hash != (given := tokenizer_hash(vqvae)):
-        raise ValueError(f"`{argument}` must be the one that made the tokens, {settings.tokenizer_hash}, got {given}")
+        raise ValueError(f"`tokenizer` must be the one that made the tokens, {settings.tokenizer_hash}, got {given}")
     stored, given = settings.tokenizer_config, tokenizer_config(vqvae)
     if stored is not None and stored != given:
         raise ValueError(
-            f"`{argument}` must be the one that made the tokens, of the same weights with {stored}, got {given}"
+            f"`tokenizer` must be the one that made the tokens, of the same weights with {stored}, got {given}"
         )
 
 
@@ -211,14 +211,14 @@ def label_names(rows: Dataset) -> list[str]:
     return [str(label) for label in range(max(rows.unique("label")) + 1)]
 
 
-def check_same_classes(names: list[str], known: list[str], place: str) -> None:
-    """Raise a `ValueError` that tells the first difference if classes are not numbered as those in another place."""
+def check_same_classes(names: list[str], known: list[str], source: str) -> None:
+    """Raise a `ValueError` that tells the first difference if classes are not numbered as those of another source."""
     if names == known:
         return
     pairs = enumerate(zip_longest(names, known))
     index, (given, right) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
     raise ValueError(
-        f"`label_column` must number classes as {place} does: class {index} is {right!r} there, got {given!r} "
+        f"`label_column` must number classes as {source} does: class {index} is {right!r} there, got {given!r} "
         f"({len(known)} and {len(names)} classes)"
     )
 
@@ -236,7 +236,7 @@ def check_validation_classes(rows: Dataset, names: list[str]) -> None:
 class TokenCrops(torch.utils.data.Dataset):
     """Rows of tokens of several crops, of which a reader gets one: `tokens` (N,) and `label`, as int64 tensors.
 
-    Which one depends on the seed, the epoch and the place of the row alone, not on who reads it or in which order.
+    Which one depends on the seed, the epoch and the index of the row alone, not on who reads it or in which order.
     Worker processes see an epoch that was set before they were started.
 
     Args:

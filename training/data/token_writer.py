@@ -50,10 +50,10 @@ class TokenSchema:
 
 
 class TokenFolder:
-    """The files of one split while they are written, and their way to the place where training reads them.
+    """The files of one split while they are written, and their way to the folder where training reads them.
 
     The source is cut into parts, each part into files of `rows_per_file` rows. A file is written beside and renamed,
-    under `.SPLIT/`, together with the unreadable rows that it lacks. When all are there, they become `SPLIT.parquet`,
+    under `.SPLIT/`, together with the list of its unreadable rows. When all are there, they become `SPLIT.parquet`,
     or `SPLIT-00000-of-00009.parquet` and so on, in the order of the source.
 
     Args:
@@ -77,8 +77,7 @@ class TokenFolder:
         return self.work / "skipped.jsonl"
 
     def check_free(self, overwrite: bool) -> None:
-        """Raise a `ValueError` for no folder, links in the way, or a split that is complete if `overwrite` is off."""
-        check_output_folder("output_dir", self.output_dir)
+        """Raise a `ValueError` for links in the way, or a split that is complete if `overwrite` is off."""
         check_output_folder("output_dir", self.work)
         check_no_links("output_dir", self.work)
         if self._finished_files() and not (overwrite or self._is_unfinished()):
@@ -147,7 +146,7 @@ class TokenFolder:
             pq.write_table(table, file)
 
     def finish(self) -> None:
-        """Move the files to their place; what a kill leaves undone is done by the next call.
+        """Move the files to the output folder; what a kill leaves undone is done by the next call.
 
         Raises:
             ValueError: there is not one row.
@@ -164,16 +163,16 @@ class TokenFolder:
             write_json(self.state_file, state)
         count = len(state["files"])
         for index, name in enumerate(state["files"]):
-            place = f"-{index:05d}-of-{count:05d}" if count > 1 else ""
+            number = f"-{index:05d}-of-{count:05d}" if count > 1 else ""
             if (self.work / name).exists():
-                (self.work / name).replace(self.output_dir / f"{self.split}{place}.parquet")
+                (self.work / name).replace(self.output_dir / f"{self.split}{number}.parquet")
         for file in (*self.work.glob("skipped-*.jsonl"), *self.work.glob("*-*.parquet")):
             file.unlink()
         write_json(self.state_file, {**state, "finished": True})
         self._tell(state["num_skipped"])
 
     def is_complete(self) -> bool:
-        """Whether all files are written, and only have to be moved to their place."""
+        """Whether all files are written, and only have to be moved."""
         return "files" in json.loads(self.state_file.read_text())
 
     def _tell(self, num_skipped: int) -> None:

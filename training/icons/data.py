@@ -128,7 +128,7 @@ def drop_duplicates(icons: list[Icon]) -> list[Icon]:
 
 
 def render(icon: Icon, number: int, seed: int) -> Image.Image:
-    """The image `number` of an icon: the first one as it is, others of a drawn scale and shift."""
+    """The image `number` of an icon: the first one as it is, others of a sampled scale and shift."""
     if number == 0:
         return place(icon.ink, IMAGE_SIZE, HELD_OUT_SCALE)
     chance = random.Random(f"{seed} {icon.prefix} {icon.name} {number}")

@@ -69,7 +69,7 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
           `..._one_token_per_step`; `lossless_equal_fraction`: icons whose tokens are the same in lossless decoding.
         - `repeated_fraction`: generated icons whose tokens are all those of a training image.
         - `frechet_distance`: in the classifier's features, of generated to held-out icons; `..._train`, of as many
-          training icons; `..._frequencies`, of tokens drawn from the frequencies of each position.
+          training icons; `..._frequencies`, of tokens sampled from the frequencies of each position.
         - `bits_per_token`, `unigram_bits_per_token`: of the held-out tokens.
 
     Raises:

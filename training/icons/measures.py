@@ -95,6 +95,6 @@ def unigram_bits(train: torch.Tensor, validation: torch.Tensor, vocab_size: int)
 
 
 def tokens_by_frequency(tokens: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Tokens (count, N), each position drawn by itself from the rows of `tokens` (n, N)."""
+    """Tokens (count, N), each position sampled by itself from the rows of `tokens` (n, N)."""
     rows = torch.randint(len(tokens), (count, tokens.shape[1]), generator=generator)
     return tokens.gather(0, rows)
