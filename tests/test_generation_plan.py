@@ -20,6 +20,8 @@ def test_a_plan_fills_in_defaults_and_says_what_it_needs(model):
     assert model.generation_config.to_dict() == stored
     plain = model.plan_generation(0, guidance_scale=1.0, generation_config=RandARGenerationConfig(temperature=0.5))
     assert plain.branches == 1 and plain.settings.temperature == 0.5 and len(plain.processors) == 1
+    assert len(model.plan_generation(0, temperature=1.0, top_k=0, top_p=1.0).processors) == 0
+    assert model.plan_generation(0, num_inference_steps=N).num_steps == N
 
 
 def test_steps_are_those_of_the_image_that_knows_least(model):

@@ -56,6 +56,7 @@ def test_power_cosine_grows_late_and_power_zero_is_the_scale():
     torch.testing.assert_close(guidance_weight("power_cosine", 16.0, done, 2.75), expected)
     assert guidance_weight("power_cosine", 16.0, done, 2.75)[[0, 3]].tolist() == [1, 16]
     assert guidance_weight("power_cosine", 4.0, done, 0.0).tolist() == [4, 4, 4, 4]
+    assert guidance_weight("power_cosine", 16.0, done)[2].item() == pytest.approx(8.5)
 
 
 def test_an_unknown_guidance_schedule_is_named():
