@@ -1,6 +1,7 @@
 """What the processes run that tests start from `conftest.start_training`, beside one another or to be killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -47,6 +48,7 @@ def run(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # of loaders' workers, as in a process that a shell starts
     torch.set_num_threads(1)
     folder = Path(settings["output_dir"])
     if sharding is not None:
