@@ -73,7 +73,7 @@ def read_pretrained(name: str) -> PretrainedModel:
         )
     try:
         generation_config = RandARGenerationConfig.from_pretrained(name, subfolder=subfolder)
-    except OSError:  # a model may lack the file; `from_pretrained` gives it the same defaults
+    except OSError:  # a model may come without the file; `from_pretrained` gives it the same defaults
         generation_config = RandARGenerationConfig.from_model_config(config)
     names = index.get("id2label") or config.id2label
     id2label = {int(class_id): class_name for class_id, class_name in names.items()}

@@ -37,14 +37,13 @@ class Recipe:
         Raises:
             ValueError: there is no such command or section, or a setting is unknown or of another type.
         """
-        hints = get_type_hints(COMMANDS[command])
         if command not in self.sections:
             names = ", ".join(self.sections) or "none"
             raise ValueError(f"`recipe` must have a section {command!r}, got {self.name!r} with {names}")
-        settings = self.sections[command]
-        for name in settings:
-            if name not in {field.name for field in fields(COMMANDS[command])}:
-                raise ValueError(f"`recipe` must hold settings of `{command}`, got {name!r} in {self.name!r}")
+        settings, hints = self.sections[command], get_type_hints(COMMANDS[command])
+        known = {field.name for field in fields(COMMANDS[command])}
+        if unknown := [name for name in settings if name not in known]:
+            raise ValueError(f"`recipe` must hold settings of `{command}`, got {unknown[0]!r} in {self.name!r}")
         try:
             return {name: typed_value(name, hints[name], value) for name, value in settings.items()}
         except ValueError as error:

@@ -295,13 +295,12 @@ class Trainer(ResumableRun):
 
         An adapter is merged into a copy, shared weights are gathered into one. RAR's knows how far it is annealed.
         """
-        model = self._unwrapped()
-        self._base_model()
+        base = self._base_model()
         if self.accelerator.is_fsdp2:
-            return gather_model(self.accelerator, model)
+            return gather_model(self.accelerator, base)
         if self.config.lora_rank is not None and self.accelerator.is_main_process:
-            return merge_adapter(model)
-        return model
+            return merge_adapter(self._unwrapped())
+        return base
 
     def describe(self, folder: Path) -> None:
         """Write the configurations of the model into a checkpoint."""

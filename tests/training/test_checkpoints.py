@@ -1,5 +1,6 @@
 """What damages a checkpoint, or would execute code in one, is noticed before a run goes on."""
 
+import hashlib
 import json
 import os
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from randar_hf.training import TrainingConfig, train
-from randar_hf.training.checkpoints import STATE_FILE, _digest, _digest_of_state
+from randar_hf.training.checkpoints import STATE_FILE
 
 
 class Payload:
@@ -26,8 +27,9 @@ def note_again(checkpoint):
     del state["state_sha256"]
     files = [file for file in checkpoint.iterdir() if file.name != STATE_FILE]
     state["sizes"] = {file.name: file.stat().st_size for file in files}
-    state["sha256"] = {file.name: _digest(file) for file in files}
-    (checkpoint / STATE_FILE).write_text(json.dumps({**state, "state_sha256": _digest_of_state(state)}))
+    state["sha256"] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    own = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    (checkpoint / STATE_FILE).write_text(json.dumps({**state, "state_sha256": own}))
 
 
 def test_a_checkpoint_holds_no_pickled_objects(training_settings):

@@ -61,10 +61,10 @@ def test_crops_lie_where_they_should():
     assert square_size("adm", 256) == 256
     square = np.stack(np.mgrid[:281, :281], axis=-1)
     crops = crops_of(square, 256, "ten_crop")
-    places = [(0, 0), (0, 25), (25, 0), (25, 25), (12, 12)]  # the middle of 25 is rounded to the even 12
+    corners = [(0, 0), (0, 25), (25, 0), (25, 25), (12, 12)]  # the middle of 25 is rounded to the even 12
     assert len(crops) == 10
     for whole, five in ((square, crops[:5]), (square[:, ::-1], crops[5:])):
-        for (top, left), crop in zip(places, five):
+        for (top, left), crop in zip(corners, five):
             assert np.array_equal(crop, whole[top : top + 256, left : left + 256])
     assert [centre_crop(count) for count in (1, 2, 10)] == [0, 0, 4]
 

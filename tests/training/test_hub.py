@@ -146,7 +146,7 @@ def test_a_merged_model_is_pushed_of_a_run_with_adapters(settings, make_model, h
     folder = train(TrainingConfig(**settings, pretrained_model=str(tmp_path / "pretrained"), lora_rank=2))
     assert hub["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert not any("adapter" in name for name in hub["files"])
-    assert "base_model" not in hub["files"]["README.md"].decode()  # a folder is no place on the Hub
+    assert "base_model" not in hub["files"]["README.md"].decode()  # a folder is none on the Hub
 
 
 def test_the_card_names_the_model_on_the_hub_that_was_tuned(model, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from randar_hf.pipelines import RandARPipeline, RARPipeline
 from randar_hf.pipelines.loading import load_pipeline
+from randar_hf.training import trainer
 from randar_hf.training.annealing import Annealing
 from randar_hf.training.icons import claims, recipe, zero_shot
 from randar_hf.training.icons.classifier import load_classifier
@@ -39,6 +40,13 @@ train:
   checkpointing_steps: 2
 """
 MORE = {"icons": "  decay_start: 2\n", "icons-rar": "  annealing_start: 1\n  annealing_end: 2\n"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_previews():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "draw_preview", lambda *_: Image.new("RGB", (8, 8)))
+        yield
 
 
 @pytest.fixture(scope="module")

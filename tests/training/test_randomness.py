@@ -25,15 +25,15 @@ def test_a_sample_is_the_same_in_every_batch():
         assert alone[name].equal(together[1][name])
 
 
-def test_seed_epoch_and_place_make_the_difference():
-    drawn = []
+def test_seed_epoch_and_index_make_the_difference():
+    sampled = []
     for seed in (0, 1):
         for epoch in (0, 1):
             samples = make_samples(seed)
             samples.set_epoch(epoch)
-            drawn += [(sample["orders"][0], sample["chances"]) for sample in samples.__getitems__([0, 1])]
-    for place, (order, chances) in enumerate(drawn):
-        for other, more in drawn[:place]:
+            sampled += [(sample["orders"][0], sample["chances"]) for sample in samples.__getitems__([0, 1])]
+    for index, (order, chances) in enumerate(sampled):
+        for other, more in sampled[:index]:
             assert not order.equal(other) and not (chances == more).any()
 
 
@@ -50,7 +50,7 @@ def epoch_chances(epoch: int) -> torch.Tensor:
     return torch.stack([sample["chances"] for sample in samples.__getitems__(list(range(40)))])
 
 
-def test_several_crops_are_drawn_anew_in_each_epoch():
+def test_several_crops_are_sampled_anew_in_each_epoch():
     class Rows(list):
         def __getitems__(self, indices):
             return [self[index] for index in indices]

@@ -47,26 +47,26 @@ def test_without_a_seed_it_is_the_middle_of_the_image():
 
 
 def test_the_crop_depends_on_seed_epoch_and_row_alone():
-    def draws(seed, epoch, order=range(40)):
+    def sample(seed, epoch, order=range(40)):
         dataset = token_dataset(crop_rows(10), "t", "l", seed=seed)
         dataset.set_epoch(epoch)
         return crops_of(dataset, order)
 
-    first = draws(0, 3)
-    assert first == draws(0, 3) and draws(0, 3, order=range(39, -1, -1)) == first[::-1]
-    assert first != draws(0, 4) and first != draws(1, 3)
+    first = sample(0, 3)
+    assert first == sample(0, 3) and sample(0, 3, order=range(39, -1, -1)) == first[::-1]
+    assert first != sample(0, 4) and first != sample(1, 3)
     dataset = token_dataset(crop_rows(10), "t", "l", seed=0)
-    drawn = []
+    sampled = []
     for epoch in range(200):
         dataset.set_epoch(epoch)
-        drawn.append(dataset.choice)
-    counts = np.bincount(np.concatenate(drawn), minlength=10)  # of 8000 draws, with a deviation of 27
+        sampled.append(dataset.choice)
+    counts = np.bincount(np.concatenate(sampled), minlength=10)  # of 8000 samples, with a deviation of 27
     assert counts.min() > 650 and counts.max() < 950
-    assert len({tuple(row) for row in np.stack(drawn).T}) == 40  # rows are drawn independently
+    assert len({tuple(row) for row in np.stack(sampled).T}) == 40  # rows are sampled independently
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_draw_the_same_crops(num_workers):
+def test_workers_sample_the_same_crops(num_workers):
     dataset = token_dataset(crop_rows(10), "t", "l", seed=5)
     loader = DataLoader(dataset, batch_size=7, num_workers=num_workers)
     for epoch in (1, 2):

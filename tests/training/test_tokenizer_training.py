@@ -26,13 +26,13 @@ def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings
         output_dir=str(tmp_path / "tokenizer"),
         image_column="image",
         validation_split="validation",
-        **{**small_tokenizer_settings, "max_steps": 60, "learning_rate": 1e-2},
+        **{**small_tokenizer_settings, "max_steps": 30, "learning_rate": 1e-2},
     )
     metrics = train_tokenizer(config)
     assert metrics["psnr"] > 8 and 0 < metrics["ssim"] < 1 and 1 < metrics["used_codes"] <= 16
-    assert Image.open(tmp_path / "tokenizer" / "previews" / "step-60.png").size == (6 * 16, 2 * 16)
+    assert Image.open(tmp_path / "tokenizer" / "previews" / "step-30.png").size == (6 * 16, 2 * 16)
     last = capsys.readouterr().out.splitlines()[-1]
-    said = f"PSNR of {metrics['psnr']:.2f} dB and an SSIM of {metrics['ssim']:.3f} after 60 steps, the best of the run"
+    said = f"PSNR of {metrics['psnr']:.2f} dB and an SSIM of {metrics['ssim']:.3f} after 30 steps, the best of the run"
     assert said in last and said in (tmp_path / "tokenizer" / "README.md").read_text()
     assert last.startswith("VQModel with ") and f"Next: randar-hf tokenize --dataset {image_parquet} --tok" in last
     vqvae = VQModel.from_pretrained(tmp_path / "tokenizer")

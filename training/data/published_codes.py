@@ -57,7 +57,7 @@ def read_llamagen_codes(path: Path) -> Iterator[SourceRow]:
     `..._ten_crop` with a `..._ten_crop_105` beside it stands for both: an image then has the crops of the two.
 
     Raises:
-        ValueError: there are no such folders, or an image lacks its label.
+        ValueError: there are no such folders, or an image without its label.
     """
     codes, labels = _llamagen_folders(path)
     second = path.with_name(path.name + "_105")

@@ -73,7 +73,7 @@ def check_package(source: Path) -> None:
 
 
 def read_package(source: Path) -> tuple[list[Icon], dict]:
-    """Draw all icons of OBJECTS, those whose name contradicts how they look left out.
+    """Draw all icons of OBJECTS but those whose name contradicts how they look.
 
     Args:
         source: folder of an unpacked `@iconify/json`.

@@ -85,7 +85,7 @@ def evaluate_icons(config: IconEvaluationConfig) -> dict:
     images = decode_images(pipeline, tokens)
     numbers = {
         **accuracy_numbers(pipeline, classifier, held_out),
-        **generation_numbers(pipeline, classifier, tokens, labels, config.seed),
+        **generation_numbers(pipeline, classifier, images, labels, config.seed),
         "repeated_fraction": repeated_fraction(tokens, train.tokens),
         **distance_numbers(pipeline, classifier, images, train, held_out, config.seed),
         "bits_per_token": bits_per_token(pipeline.transformer, held_out, config.seed),
@@ -110,10 +110,10 @@ def accuracy_numbers(pipeline, classifier, held_out: Icons) -> dict:
     }
 
 
-def generation_numbers(pipeline, classifier, tokens: torch.Tensor, labels: list[int], seed: int) -> dict:
-    """What is named as asked of icons, tokens (n, N), and of those in fewer steps, one by one and without loss."""
+def generation_numbers(pipeline, classifier, images: list, labels: list[int], seed: int) -> dict:
+    """What is named as asked of generated icons, and of those in fewer steps, one by one and without loss."""
     asked, config = torch.tensor(labels), pipeline.transformer.config
-    named, _ = read_icons(classifier, decode_images(pipeline, tokens))
+    named, _ = read_icons(classifier, images)
     numbers = {
         "object_accuracy": same_object(named, asked),
         "class_accuracy": (named == asked).double().mean().item(),

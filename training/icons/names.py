@@ -65,7 +65,7 @@ NEUTRAL_WORDS = {"sharp", "round", "rounded", "alt", "alternate", "variant", "sm
 NEUTRAL_WORDS |= {"one", "two", "three", "bold", "ios", "md", "bx", "bxs", "ltr", "i", "24px", "basic", "normal"}
 
 LICENSES = ("Apache-2.0", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unlicense")
-LEFT_OUT_CATEGORIES = ("Emoji", "Logos", "Programming")  # brands, and pictures in many colours
+LEFT_OUT_CATEGORIES = ("Emoji", "Logos", "Programming")  # brands, and images of many colours
 # Their lines are thinner than a pixel of 32, they consist of few large pixels, or they move.
 LEFT_OUT_SETS = ("dinkie-icons", "ginetex", "line-md", "material-symbols-light", "memory", "pixelarticons",
                  "svg-spinners", "uit", "pixel")  # fmt: skip
