@@ -28,7 +28,7 @@ def rar_pipe():
 
 @pytest.mark.parametrize(("writer", "reader"), [("pipe", "rar_pipe"), ("rar_pipe", "pipe")])
 def test_generated_images_are_likeliest_as_the_asked_class_for_the_other_model(request, writer, reader):
-    """The two were trained apart; what one draws, the other reads from the pixels, among 16 classes."""
+    """The two were trained apart; what one samples, the other reads from the pixels, among 16 classes."""
     writer, reader = map(request.getfixturevalue, (writer, reader))
     classes = torch.arange(16) * (len(writer.id2label) // 16)
     images = writer(classes.tolist(), generator=[torch.Generator().manual_seed(i) for i in range(16)]).images

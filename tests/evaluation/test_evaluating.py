@@ -223,7 +223,7 @@ def test_a_crop_makes_any_images_squares_of_a_size(make_images, tmp_path):
         open_images("reference", tmp_path / "mixed", crop=0)
 
 
-def test_a_vision_model_takes_the_networks_place(vit, make_images):
+def test_a_vision_model_serves_as_the_network(vit, make_images):
     images = open_images("samples", make_images("samples", 5))
     plain, classifier = (VisionModelFeatures.from_pretrained(str(vit / name)) for name in ("plain", "classifier"))
     assert plain(images.batch(range(5))).pool.shape == (5, 16)

@@ -69,7 +69,7 @@ def test_generate_gives_the_images_of_the_seeds(client, app_pipe, images_of):
 
 
 def test_images_are_streamed(client, monkeypatch):
-    monkeypatch.setattr("randar_hf.space.studio.PREVIEW_SHARE", 1000)  # however little of the time is decoding
+    monkeypatch.setattr("randar_hf.space.studio.PREVIEW_FRACTION", 1000)  # however little of the time is decoding
     job = client.submit([0], 1, 0, 2.0, "raster", 16, 0, api_name="/generate")
     job.result()
     assert len(job.outputs()) > 4

@@ -71,7 +71,7 @@ def test_editing_leaves_known_pixels(studio):
         assert not np.array_equal(answer[:, 8:], np.asarray(original)[:, 8:])
 
 
-def test_extending_keeps_the_image_at_its_place(studio):
+def test_extending_keeps_the_image_at_its_position(studio):
     frames = list(studio.extend(image(), 1, {"left": 8, "right": 0, "top": 4, "bottom": 0}, seed=0))
     assert {frame.images[0].size for frame in frames} == {(24, 20)}
     assert np.array_equal(np.asarray(frames[-1].images[0])[4:, 8:], np.asarray(image()))

@@ -146,8 +146,8 @@ class Sheet:
             left, top = index % columns * width, index // columns * row_height
             sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (left, top))
             if self.captions:
-                place = (left + width // 2, top + height + CAPTION_HEIGHT // 2)
-                draw.text(place, labels[index // columns], fill="black", anchor="mm")
+                centre = (left + width // 2, top + height + CAPTION_HEIGHT // 2)
+                draw.text(centre, labels[index // columns], fill="black", anchor="mm")
         return sheet
 
 

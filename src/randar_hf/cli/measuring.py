@@ -77,7 +77,7 @@ def check_json(output: str, overwrite: bool) -> Path:
 
 
 def write_numbers(output: Path, numbers: dict[str, Any]):
-    """Write the numbers into their place at once."""
+    """Write the numbers as JSON, whole or not at all."""
     from randar_hf.files import write_text
 
     write_text(output, json.dumps(numbers, indent=2) + "\n")

@@ -60,14 +60,14 @@ def sample_images(
     write_npz: bool = True,
 ) -> Path:
     """
-    Draw the images that a model is evaluated on into a folder; called again, complete what is missing there.
+    Sample the images that a model is evaluated on into a folder; called again, complete what is missing there.
 
     Started as several processes, by `accelerate launch` or `torchrun`, each of them samples its part. An image depends
     on the seed and its index alone, up to the rounding of sums in batches of another size.
 
     Args:
         model (`str` or `None`): folder or Hub name of a [`RandARPipeline`] or [`RARPipeline`]; `None` for the shipped
-            digits.
+            one.
         output_dir (`str`): folder to write; a new or empty one, or that of the run to go on with.
         num_images (`int`): images in all, from 1 to ten million.
         classes (`str`): `"balanced"`, one class after the other in turn, or `"random"`.
@@ -125,7 +125,7 @@ def sample_images(
         state.wait_for_everyone()  # the folder is there
         batches = _missing_batches(paths, batch_size)[state.process_index :: state.num_processes]
         state.wait_for_everyone()  # all have seen what is missing
-        _draw(pipe, paths, labels, batches, seed, given)
+        _sample(pipe, paths, labels, batches, seed, given)
         state.wait_for_everyone()  # all images are there
         if state.is_main_process and write_npz and not (folder / ARRAY_FILE).exists():
             _write_array(folder / ARRAY_FILE, paths, labels, settings["height"], settings["width"])
@@ -281,7 +281,7 @@ def _missing_batches(paths: Sequence[Path], batch_size: int) -> list[range]:
     return [batch for batch in batches if not present.issuperset(paths[batch.start : batch.stop])]
 
 
-def _draw(
+def _sample(
     pipe: DiffusionPipeline,
     paths: Sequence[Path],
     labels: list[int],
@@ -289,7 +289,7 @@ def _draw(
     seed: int,
     given: dict[str, Any],
 ):
-    """Draw batches of images and write those that are missing, each beside its place, then renamed."""
+    """Sample batches of images, and write those that are missing."""
     with tqdm(total=sum(map(len, batches)), desc="images of this process", unit="") as progress_bar:
         for batch in batches:
             generators = [torch.Generator().manual_seed(image_seed(seed, index)) for index in batch]

@@ -8,7 +8,7 @@ import gradio as gr
 from .studio import MAX_SEED
 
 
-# One run at a time has the model; the others wait in one queue and see their place in it.
+# One run at a time has the model; the others wait in one queue and see their position in it.
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}
 
 

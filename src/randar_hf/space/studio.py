@@ -21,7 +21,7 @@ from randar_hf.vq import encode_images
 
 
 MAX_IMAGES = 32
-PREVIEW_SHARE = 0.3  # of the time of a run
+PREVIEW_FRACTION = 0.3  # of the time of a run
 MAX_SEED = 2**31 - 1
 
 
@@ -140,7 +140,7 @@ def iterate(pipe: Any, **arguments) -> Iterator[Frame]:
     """
     A pipeline's call, run in a thread, as an iterator over partial images and the results.
 
-    After a step a partial image is shown unless showing has taken more than its share of the time, the consumer's
+    After a step a partial image is shown unless showing has taken more than its fraction of the time, the consumer's
     included. Closing the iterator stops the run after the step in progress.
 
     Args:
@@ -164,7 +164,7 @@ def iterate(pipe: Any, **arguments) -> Iterator[Frame]:
         nonlocal shown
         pipe._interrupt = stop.is_set()
         now = time.monotonic()
-        if not pipe._interrupt and shown <= PREVIEW_SHARE * (now - began):
+        if not pipe._interrupt and shown <= PREVIEW_FRACTION * (now - began):
             hand_over(Frame(_partial_images(pipe, inputs["latents"], arguments)))
             shown += time.monotonic() - now
         return {}
