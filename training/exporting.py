@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from randar_hf import RandARForCausalLM, RARForCausalLM
 from randar_hf.checks import check_path
 from randar_hf.configuration_generation import RandARGenerationConfig
-from randar_hf.outputs import check_replaced_folder, files_of_runs
+from randar_hf.outputs import check_output_folder, check_replaced_folder, files_of_runs
 from randar_hf.replacement import replacing
 
 from .checkpoints import PARTS_FILE, Checkpoint, check_checkpoint, list_checkpoints
@@ -58,9 +58,12 @@ def export_run(
             any more, or it is damaged; there is no tokenizer; `output` cannot be written, or exists.
     """
     run = check_path("run", run)
+    if output is not None:  # named before the run is read
+        output = check_path("output", output)
+        check_output_folder("output", output)
     command, settings, num_processes = _read_run(run)
     is_tokenizer = command == "train-tokenizer"
-    output = check_path("output", output or run / ("tokenizer" if is_tokenizer else "pipeline"))
+    output = output or run / ("tokenizer" if is_tokenizer else "pipeline")
     if output.resolve() in (run.resolve(), *run.resolve().parents):
         raise ValueError(f"`output` must not hold the run, got {str(output)!r}")
     marker = "config.json" if is_tokenizer else "model_index.json"
