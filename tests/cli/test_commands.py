@@ -281,7 +281,7 @@ def test_commands_without_their_extra_say_how_to_get_it(words, package, extra, f
     assert f"'randar-hf[{extra}]'" in error and f"'.[{extra}]'" in error
 
 
-@pytest.mark.parametrize("during", ["randar_hf.cli.demo.check_output", "typer.core.TyperCommand.parse_args"])
+@pytest.mark.parametrize("during", ["randar_hf.cli.demo.check_output_file", "typer.core.TyperCommand.parse_args"])
 def test_ctrl_c_is_one_line(monkeypatch, capsys, during):
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -327,7 +327,7 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr("randar_hf.cli.demo.check_output", fail)
+    monkeypatch.setattr("randar_hf.cli.demo.check_output_file", fail)
     code, said = run(capsys, "demo")
     assert code == 2 and said.startswith("randar-hf demo: error: there is too little memory") and said.count("\n") == 1
 

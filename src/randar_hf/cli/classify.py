@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from .images import check_output
+from randar_hf.outputs import check_output_file
+
 from .measuring import Data, DataOptions, JsonOutput, WorkDir, check_json, load_model, work_folder, write_numbers
 from .options import Overwrite, PipelineOptions
 
@@ -28,7 +29,7 @@ def classify(
     """Classify images by how likely a model finds them as each class; accuracy by the number of orders."""
     target = check_json(output, overwrite)
     work = work_folder(work_dir, target)
-    sheet = None if confusion is None else check_output(confusion, overwrite, (".png",), "--confusion")
+    sheet = None if confusion is None else check_output_file("--confusion", confusion, (".png",), overwrite)
     from randar_hf.evaluation.images import open_images
     from randar_hf.evaluation.model_features import image_size
     from randar_hf.evaluation.zero_shot import classify_images, draw_confusion

@@ -4,14 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .images import check_output
-from .measuring import JsonOutput, Layers, Rounds, check_json, load_model, read_numbers, write_numbers
+from randar_hf.outputs import check_output_file
+
+from .images import SHEET_SUFFIXES
+from .measuring import JsonOutput, Layers, Rounds, check_json, load_model, read_layers, write_numbers
 from .options import Overwrite, PipelineOptions
 
 
 Folder = Annotated[str, typer.Argument(help="the published folder SPair-71k", show_default=False)]
 Matches = Annotated[str | None, typer.Option(help="image to write: matches of the first pairs", show_default=False)]
-DRAWN = 8  # pairs on the image of matches
+SHOWN = 8  # pairs on the image of matches
 
 
 def correspondence(
@@ -27,12 +29,8 @@ def correspondence(
 ):
     """Find key points of one image in another: PCK on SPair-71k, by layer and by how often the sequence is read."""
     target = check_json(output, overwrite)
-    sheet = None if matches is None else check_output(matches, overwrite, option="--matches")
-    chosen = [
-        (layer, count)
-        for layer in read_numbers("--layers", layers, ("tokenizer",))
-        for count in read_numbers("--rounds", rounds)
-    ]
+    sheet = None if matches is None else check_output_file("--matches", matches, SHEET_SUFFIXES, overwrite)
+    chosen = read_layers(layers, rounds)
     from diffusers.utils import make_image_grid
 
     from randar_hf.evaluation.correspondence import draw_matches, measure_correspondence, read_pairs
@@ -40,22 +38,22 @@ def correspondence(
 
     pairs = read_pairs(folder, split)
     pipe = load_model(options)
-    networks = [ModelFeatures(pipe, layer, int(count), options.seed) for layer, count in chosen]
+    networks = [ModelFeatures(pipe, layer, count, options.seed) for layer, count in chosen]
     results: list[dict] = []
-    drawn: list[Any] = []
+    shown: list[Any] = []
     for (layer, count), network in zip(chosen, networks, strict=True):
         kept: list[Any] = []
         numbers = measure_correspondence(
             pairs, network.maps, image_size(pipe), alpha, lambda *parts, kept=kept: kept.append(parts)
         )
-        drawn = drawn or [draw_matches(*parts) for parts in kept[:DRAWN]]
+        shown = shown or [draw_matches(*parts) for parts in kept[:SHOWN]]
         results.append({"layer": layer, "rounds": count} | numbers)
         print(
             f"layer {layer}, {count} rounds: PCK per image {numbers['per_image']:.2f}, "
             f"per point {numbers['per_point']:.2f}"
         )
     if sheet is not None:
-        width, height = max(image.width for image in drawn), max(image.height for image in drawn)
-        make_image_grid([image.resize((width, height)) for image in drawn], len(drawn), 1).save(sheet)
+        size = max(image.width for image in shown), max(image.height for image in shown)
+        make_image_grid([image.resize(size) for image in shown], len(shown), 1).save(sheet)
         print(f"wrote {sheet}")
     write_numbers(target, {"results": results, "pairs": len(pairs), "split": split, "alpha": alpha})

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .images import check_output
+from randar_hf.outputs import check_output_file
+
 from .measuring import DataOptions, FeatureOptions, JsonOutput, WorkDir, check_json, work_folder, write_numbers
-from .options import Dtype, Overwrite, SamplingOptions
+from .options import Device, Dtype, Overwrite, SamplingOptions
 
 
 Samples = Annotated[
@@ -21,7 +22,6 @@ Crop = Annotated[
     int | None, typer.Option(help="side of the centred square of reference images", show_default="as they are")
 ]
 NumImages = Annotated[int | None, typer.Option(help="images to sample from a pipeline", show_default="50000")]
-Device = Annotated[str | None, typer.Option(help="a torch device", show_default="what accelerate finds")]
 SaveReference = Annotated[
     str | None, typer.Option(help="npz file to write the reference's statistics to", show_default=False)
 ]
@@ -55,7 +55,7 @@ def evaluate(
     target = check_json(output, overwrite)
     folder = work_folder(work_dir, target)
     if save_reference is not None:
-        check_output(save_reference, overwrite, (".npz",), "--save-reference")
+        check_output_file("--save-reference", save_reference, (".npz",), overwrite)
     from_model = is_pipeline(samples)
     if not from_model and (sampling.given() or num_images is not None):
         raise ValueError("`--num-images` and the options of sampling go with a pipeline, got images that are there.")

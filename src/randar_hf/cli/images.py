@@ -21,11 +21,6 @@ MAX_FRAMES = 48
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 80, 1500
 
 
-def check_output(path: str, overwrite: bool, suffixes: tuple[str, ...] = SHEET_SUFFIXES, option="--output") -> Path:
-    """The path of an image to write; raises before any work if it cannot be written, or exists."""
-    return check_output_file(option, path, suffixes, overwrite)
-
-
 def read_image(option: str, path: str) -> "Image":
     """An image from a file; raises an error that names the option if there is none."""
     from randar_hf.images import open_image
@@ -59,7 +54,7 @@ def check_settings(pipe, settings: dict[str, Any]):
         )
 
 
-def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions) -> "DiffusionPipeline":
+def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions | None = None) -> "DiffusionPipeline":
     """The model as a kind of pipeline, if that can do what is asked."""
     import torch
 
@@ -72,7 +67,7 @@ def open_pipeline(kind: str, options: PipelineOptions, sampling: SamplingOptions
     warn_of_busy_cores(options.device)
     folder = demo_checkpoint() if options.model is None else options.model
     pipe = load_pipeline("--model", folder, kind, getattr(torch, options.dtype)).to(options.device)
-    check_settings(pipe, sampling.given())
+    check_settings(pipe, {} if sampling is None else sampling.given())
     return pipe
 
 
@@ -99,7 +94,7 @@ class Sheet:
     """The file of a command's images, row by row, which is checked before anything else is done."""
 
     def __init__(self, options: SheetOptions):
-        self.output = check_output(options.output, options.overwrite)
+        self.output = check_output_file("--output", options.output, SHEET_SUFFIXES, options.overwrite)
         if options.scale < 1:
             raise ValueError(f"`--scale` must be at least 1, got {options.scale}.")
         if options.transparent and self.output.suffix.lower() not in ALPHA_SUFFIXES:
@@ -159,7 +154,7 @@ class Film(Sheet):
         self.film: Path | None = None
         self.frames: list[list[Any]] = []  # of each call, the tokens after each step
         if options.animate is not None:
-            self.film = check_output(options.animate, options.overwrite, (".gif",), "--animate")
+            self.film = check_output_file("--animate", options.animate, (".gif",), options.overwrite)
 
     @property
     def callback(self) -> Callable | None:

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from randar_hf.outputs import check_output_folder
+from randar_hf.outputs import check_output_file, check_output_folder
 
-from .images import check_output
+from .images import open_pipeline
 from .options import PipelineOptions, setting
 
 
@@ -73,7 +74,7 @@ def work_folder(work_dir: str | None, output: Path) -> Path:
 
 def check_json(output: str, overwrite: bool) -> Path:
     """The path of the numbers to write; raises before any work if it exists."""
-    return check_output(output, overwrite, (".json",))
+    return check_output_file("--output", output, (".json",), overwrite)
 
 
 def write_numbers(output: Path, numbers: dict[str, Any]):
@@ -86,26 +87,22 @@ def write_numbers(output: Path, numbers: dict[str, Any]):
 
 def load_model(options: PipelineOptions, kind: str = "RandARPipeline") -> "DiffusionPipeline":
     """The pipeline whose model is measured."""
-    import torch
-
-    from randar_hf import demo_checkpoint
-    from randar_hf.devices import check_device
-    from randar_hf.pipelines.loading import load_pipeline
-    from randar_hf.threads import warn_of_busy_cores
-
-    check_device(options.device)
-    warn_of_busy_cores(options.device)
-    folder = demo_checkpoint() if options.model is None else options.model
-    pipe = load_pipeline("--model", folder, kind, getattr(torch, options.dtype)).to(options.device)
+    pipe = open_pipeline(kind, options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def read_numbers(option: str, text: str, words: tuple[str, ...] = ()) -> list[int | str]:
-    """Whole numbers, and words that stand for one, with commas between them."""
+def read_layers(layers: str, rounds: str) -> list[tuple[int | str, int]]:
+    """Each of the layers with each of the rounds, from texts with commas."""
+    numbers = _read_numbers("--layers", layers, "tokenizer"), _read_numbers("--rounds", rounds)
+    return list(product(*numbers))
+
+
+def _read_numbers(option: str, text: str, word: str | None = None) -> list[Any]:
+    """Whole numbers, and a word that stands for one, with commas between them."""
     parts = [part.strip() for part in text.split(",")]
     try:
-        return [part if part in words else int(part) for part in parts]
+        return [part if part == word else int(part) for part in parts]
     except ValueError as error:
-        allowed = "whole numbers" + "".join(f" or {word}" for word in words)
+        allowed = "whole numbers" if word is None else f"whole numbers or {word}"
         raise ValueError(f"`{option}` must be {allowed} with commas, got {text!r}.") from error

@@ -22,6 +22,10 @@ NumImages = Annotated[int, typer.Option(help="images for each label")]
 Output = Annotated[str, typer.Option(help="image to write: .png, .jpg or .webp")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what exists")]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Of the commands that several processes may run.
+Device = Annotated[str | None, typer.Option(help="a torch device", show_default="what accelerate finds")]
+Model = Annotated[str | None, typer.Option(help="folder or Hub name of a pipeline", show_default="the shipped one")]
+OutputDir = Annotated[str, typer.Option(help="folder to write, or that of the run to go on with", show_default=False)]
 SAMPLING, SHEET, PIPELINE = "Sampling", "Output", "Model and machine"
 
 

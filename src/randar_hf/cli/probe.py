@@ -13,7 +13,7 @@ from .measuring import (
     WorkDir,
     check_json,
     load_model,
-    read_numbers,
+    read_layers,
     work_folder,
     write_numbers,
 )
@@ -44,11 +44,7 @@ def probe(
     """Train a linear head on features of a layer, the sequence read once and twice: top-1 and top-5 accuracy."""
     target = check_json(output, overwrite)
     work = work_folder(work_dir, target)
-    chosen = [
-        (layer, count)
-        for layer in read_numbers("--layers", layers, ("tokenizer",))
-        for count in read_numbers("--rounds", rounds)
-    ]
+    chosen = read_layers(layers, rounds)
     from randar_hf.evaluation.feature_store import FeatureStore
     from randar_hf.evaluation.images import open_images
     from randar_hf.evaluation.model_features import ModelFeatures, image_size
@@ -57,7 +53,7 @@ def probe(
 
     recipe = ProbeRecipe(epochs, warmup_epochs, train_batch_size, learning_rate, options.seed, crops)
     pipe = load_model(options)
-    networks = [ModelFeatures(pipe, layer, int(count), options.seed) for layer, count in chosen]
+    networks = [ModelFeatures(pipe, layer, count, options.seed) for layer, count in chosen]
     columns = data.given()
     sets = [
         open_images("data", images, image_size(pipe), **columns),

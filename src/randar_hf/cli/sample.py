@@ -4,12 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Dtype, SamplingOptions
-
-
-OutputDir = Annotated[str, typer.Option(help="folder to write, or that of the run to go on with", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="folder or Hub name of a pipeline", show_default="the shipped one")]
-Device = Annotated[str | None, typer.Option(help="a torch device", show_default="what accelerate finds")]
+from .options import Device, Dtype, Model, OutputDir, SamplingOptions
 
 
 def sample(

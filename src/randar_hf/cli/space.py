@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
+from .options import Model
+
 
 def space(
-    model: Annotated[
-        str | None, typer.Option(help="folder or Hub name of a pipeline", show_default="the shipped")
-    ] = None,
+    model: Model = None,
     export: Annotated[str | None, typer.Option(help="new folder to write as a Space of the Hub, instead")] = None,
     push: Annotated[str | None, typer.Option(help="with --export: Space to upload the folder to")] = None,
     port: Annotated[

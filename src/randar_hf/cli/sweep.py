@@ -7,14 +7,12 @@ import typer
 
 from randar_hf.outputs import check_output_folder
 
-from .evaluate import Crop, Device, Reference
+from .evaluate import Crop, Reference
 from .measuring import DataOptions, FeatureOptions
-from .options import Dtype
+from .options import Device, Dtype, Model, OutputDir
 
 
 Values = "values with commas, or from:to:step"
-OutputDir = Annotated[str, typer.Option(help="folder to write, or that of the run to go on with", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="folder or Hub name of a pipeline", show_default="the shipped one")]
 Scales = Annotated[str | None, typer.Option(help=Values, show_default="the model's")]
 Orders = Annotated[str | None, typer.Option(help="names of orders with commas", show_default="the model's")]
 Schedules = Annotated[str | None, typer.Option(help="names of schedules with commas", show_default="the model's")]
@@ -49,21 +47,21 @@ def sweep(
     check_output_folder("--output-dir", check_path("--output-dir", output_dir))
     from randar_hf.evaluation.references import open_reference
     from randar_hf.evaluation.sampling import start_processes
-    from randar_hf.evaluation.sweep import TABLE_FILE, expand_range, list_settings
+    from randar_hf.evaluation.sweep import SWEPT, TABLE_FILE, expand_range, list_settings
     from randar_hf.evaluation.sweep import sweep as run
 
     texts = {
-        "guidance_scale": (guidance_scale, float),
-        "order": (order, str),
-        "num_inference_steps": (steps, int),
-        "temperature": (temperature, float),
-        "top_k": (top_k, int),
-        "spatial_guidance_scale": (spatial_guidance_scale, float),
-        "guidance_schedule": (guidance_schedule, str),
-        "guidance_power": (guidance_power, float),
-        "top_p": (top_p, float),
+        "guidance_scale": guidance_scale,
+        "order": order,
+        "num_inference_steps": steps,
+        "temperature": temperature,
+        "top_k": top_k,
+        "spatial_guidance_scale": spatial_guidance_scale,
+        "guidance_schedule": guidance_schedule,
+        "guidance_power": guidance_power,
+        "top_p": top_p,
     }
-    grid = {name: expand_range(name, text, kind) for name, (text, kind) in texts.items() if text is not None}
+    grid = {name: expand_range(name, text, SWEPT[name]) for name, text in texts.items() if text is not None}
     list_settings(grid)
     state = start_processes(device)
     network = features.load(device or state.device)

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 
 from .feature_store import FeatureStore
 from .images import ImageSet
@@ -57,8 +57,7 @@ def evaluate_images(
     Raises:
         ValueError: for images or a reference that do not fit; before anything is written.
     """
-    if not is_int(batch_size) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
+    check_int("batch_size", batch_size, 1)
     check_counts(samples.count, reference)
     reference.check_dimensions(extractor(samples.batch([0])))
     store = FeatureStore(store_dir, samples, extractor)
@@ -117,8 +116,7 @@ def _measure(store: FeatureStore, reference: Reference, half_precision: bool) ->
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of few images, which the sentence tells
                 metrics[names[kind]] = frechet_distance(store.statistics(kind), statistics)
-    logits = store.array("logits") if store.has("logits") else None
-    if logits is not None:
+    if store.has("logits"):
         probabilities = torch.cat([torch.as_tensor(part).double().softmax(dim=1) for part in store.blocks("logits")])
         metrics[names["score"]] = inception_score(probabilities, SPLIT_SIZE)
     if reference.features is not None:

@@ -145,7 +145,12 @@ def _download_weights(name: str) -> Path:
 def hash_weights(module: nn.Module) -> str:
     """SHA-256 of the weights of a module, by name."""
     digest = hashlib.sha256()
+    add_weights(digest, module)
+    return digest.hexdigest()
+
+
+def add_weights(digest, module: nn.Module):
+    """Add the weights of a module to a hash of `hashlib`, by name."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -61,14 +61,13 @@ class FeatureStore:
         """
         check_no_links("work_dir", self.folder)
         index, count = (0, 1) if state is None else (state.process_index, state.num_processes)
+        wait = state.wait_for_everyone if state is not None else lambda: None
         if index == 0 and not self._path("done").exists():
             self._open_arrays(batch_size)
-        if state is not None:
-            state.wait_for_everyone()
+        wait()
         done = np.load(self._path("done"), mmap_mode="r+")  # (n,) bool
         missing = np.flatnonzero(~done)  # as it was: others write their own rows alone
-        if state is not None:
-            state.wait_for_everyone()
+        wait()
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)][index::count]
         arrays = {kind: np.load(self._path(kind), mmap_mode="r+") for kind in KINDS if self._path(kind).exists()}
         for rows in tqdm(
@@ -80,8 +79,7 @@ class FeatureStore:
                 array.flush()
             done[rows] = True
             done.flush()
-        if state is not None:
-            state.wait_for_everyone()
+        wait()
 
     def has(self, kind: str) -> bool:
         """Whether the network has features of a kind."""

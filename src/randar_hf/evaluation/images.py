@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 from randar_hf.crops import centre_square
 from randar_hf.extras import missing_package
 from randar_hf.images import open_image, read_header
@@ -60,8 +61,6 @@ class ImageSet:
         Raises:
             ValueError: for an image that cannot be read, is not RGB, or has another size than the first of the set.
         """
-        if not hasattr(self, "_size"):
-            self._size = self._pixels(0).shape[:2]
         pixels = [self._pixels(index) for index in indices]
         for index, image in zip(indices, pixels, strict=True):
             if image.shape[:2] != self._size:
@@ -69,10 +68,10 @@ class ImageSet:
                 raise ValueError(f"`{self.argument}` must hold images of one size, got {sizes} (number {index}).")
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
-    def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """All images, in tensors (b, 3, H, W)."""
-        for start in range(0, self.count, batch_size):
-            yield self.batch(range(start, min(start + batch_size, self.count)))
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the first image, which all others have."""
+        return self._pixels(0).shape[:2]
 
     def class_balance(self) -> dict | None:
         """How many classes there are, and the images of the rarest and of the most frequent one."""
@@ -119,8 +118,8 @@ def open_images(
         FileNotFoundError: if there is no such thing.
         ValueError: if it holds no images, or cannot be read.
     """
-    if crop is not None and (not is_int(crop) or crop < 1):
-        raise ValueError(f"`crop` must be an int of at least 1, got {crop!r}.")
+    if crop is not None:
+        check_int("crop", crop, 1)
     path = Path(source).expanduser()
     if path.is_dir():
         sampled = (path / SETTINGS_FILE).is_file() and (path / "images").is_dir()
@@ -142,8 +141,7 @@ def hash_files(files: list[Path], base: Path | None = None) -> str:
     for file in files:
         if base is not None:
             digest.update(f"{file.relative_to(base).as_posix()}\0".encode())
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(hash_file(file)))
     return digest.hexdigest()
 
 
@@ -166,7 +164,7 @@ def _open_folder(argument: str, path: Path, crop: int | None, sampled: bool) -> 
         _check_headers(argument, files)
     labels, class_names, settings = None, None, {}
     if sampled:
-        settings = _read_settings(argument, path / SETTINGS_FILE)
+        settings = read_settings(argument, path / SETTINGS_FILE)
         if (path / LABELS_FILE).is_file():
             labels = [int(line) for line in (path / LABELS_FILE).read_text().split()]
             if len(labels) != len(files):
@@ -204,7 +202,8 @@ def _check_headers(argument: str, files: list[Path]) -> None:
             )
 
 
-def _read_settings(argument: str, path: Path) -> dict:
+def read_settings(argument: str, path: Path) -> dict:
+    """What a folder of samples was made with; raises a `ValueError` for a file that cannot be read."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -246,6 +245,7 @@ def _open_array(argument: str, path: Path, crop: int | None) -> ImageSet:
     labels = read_arrays(argument, path, ["arr_1"]).get("arr_1")
     if labels is not None and len(labels) != reader.shape[0]:
         raise ValueError(f"`{argument}` must have a class in `arr_1` for each of {reader.shape[0]} images.")
+    settings = path.parent / SETTINGS_FILE
     return ImageSet(
         name=str(path),
         argument=argument,
@@ -253,9 +253,7 @@ def _open_array(argument: str, path: Path, crop: int | None) -> ImageSet:
         count=reader.shape[0],
         read=reader,
         labels=None if labels is None else labels.tolist(),
-        settings=_read_settings(argument, path.parent / SETTINGS_FILE)
-        if (path.parent / SETTINGS_FILE).is_file()
-        else {},
+        settings=read_settings(argument, settings) if settings.is_file() else {},
         crop=crop,
     )
 

@@ -1,6 +1,5 @@
 """The Inception of FID: the network of the TensorFlow graph of 2015-12-05, with the names of its PyTorch file."""
 
-import hashlib
 import os
 import pickle
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from randar_hf.checks import check_path
+
+from .images import hash_file
 
 
 WEIGHTS_FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
@@ -186,8 +187,7 @@ class InceptionFeatures(nn.Module):
             )
         network = network.to_empty(device="cpu")
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
-        with open(path, "rb") as file:
-            network.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        network.sha256 = hash_file(path)
         return network.eval()
 
     @torch.no_grad()

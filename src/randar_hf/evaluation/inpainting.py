@@ -11,15 +11,15 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 from torch import nn
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 from randar_hf.files import write_text
 from randar_hf.images import open_image
 
 from .feature_store import FeatureStore
-from .images import ImageSet, open_images
+from .images import SETTINGS_FILE, ImageSet, open_images
 from .metrics import frechet_distance, kernel_distance
 from .model_features import encode_pixels
-from .sampling import SETTINGS_FILE, check_same_settings, image_seed, model_hash, write_png
+from .sampling import check_same_settings, image_seed, model_hash, write_png
 
 
 MASKS = ("left", "centre", "strokes")
@@ -104,8 +104,7 @@ def measure_inpainting(
     Raises:
         ValueError: for a batch size, masks or a folder that do not fit: one of other images, models or settings.
     """
-    if not is_int(batch_size) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1, got {batch_size!r}.")
+    check_int("batch_size", batch_size, 1)
     check_masks(masks)
     folder = Path(output_dir)
     painted_with = {

@@ -1,6 +1,7 @@
 """The metrics as modules of the `evaluate` library, which loads each from a folder of its own."""
 
 from pathlib import Path
+from typing import Any
 
 
 FOLDER = Path(__file__).parent / "modules"
@@ -20,3 +21,18 @@ def metric_module(name: str) -> Path:
     if name not in names:
         raise ValueError(f"`name` must be one of {', '.join(names)}, got {name!r}.")
     return FOLDER / name
+
+
+def metric_info(description: str, inputs: str, citation: str, arxiv: str, *columns: str) -> Any:
+    """The `evaluate.MetricInfo` of a module whose columns hold rows of numbers, one an image."""
+    import datasets
+    import evaluate
+
+    rows = datasets.Sequence(datasets.Value("float64"))
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs,
+        features=datasets.Features(dict.fromkeys(columns, rows)),
+        reference_urls=[f"https://arxiv.org/abs/{arxiv}"],
+    )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 
 
 Features = np.ndarray | torch.Tensor
@@ -148,8 +148,7 @@ def inception_score(probabilities: Features, split_size: int = 5000) -> float:
         ValueError: for another shape, NaN, or rows that are no probabilities.
     """
     probabilities = check_features("probabilities", probabilities, least=1)
-    if not is_int(split_size) or split_size < 1:
-        raise ValueError(f"`split_size` must be an int of at least 1, got {split_size!r}.")
+    check_int("split_size", split_size, 1)
     sums = probabilities.sum(dim=1)
     if probabilities.min() < 0 or (sums - 1).abs().max() > 1e-3:
         raise ValueError(
@@ -181,9 +180,7 @@ def precision_recall(
     Raises:
         ValueError: for another shape, NaN, other numbers of features, or fewer than k + 1 images.
     """
-    if not is_int(neighbors) or neighbors < 1:
-        raise ValueError(f"`neighbors` must be an int of at least 1, got {neighbors!r}.")
-    samples, reference = _check_pair(samples, reference, least=neighbors + 1)
+    samples, reference = _check_pair(samples, reference, least=check_int("neighbors", neighbors, 1) + 1)
     if not half_precision:
         centre = reference.mean(dim=0)  # distances stay, rounding is less
         samples, reference = samples - centre, reference - centre

@@ -6,7 +6,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int, is_int
 from randar_hf.devices import execution_device
 from randar_hf.orders import make_order
 from randar_hf.vq import encode_images, from_levels, to_pixel_range
@@ -49,8 +49,7 @@ class ModelFeatures(nn.Module):
         depth = pipe.transformer.config.num_hidden_layers
         if layer != TOKENIZER and not (is_int(layer) and -depth - 1 <= layer <= depth):
             raise ValueError(f"`layer` must lie between {-depth - 1} and {depth} or be {TOKENIZER!r}, got {layer!r}.")
-        if not is_int(rounds) or rounds < 1:
-            raise ValueError(f"`rounds` must be an int of at least 1, got {rounds!r}.")
+        check_int("rounds", rounds, 1)
         self.pipe, self.layer, self.rounds = [pipe], layer, rounds  # in a list: its modules are not this one's
         self.grid = pipe.transformer.config.grid
         name = pipe.transformer.config.fixed_order or "random"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from randar_hf.checks import is_finite, is_int
+from randar_hf.checks import check_int, is_finite
 
 from .images import ImageSet
 
@@ -35,9 +35,7 @@ class ProbeRecipe:
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("warmup_epochs", 0), ("batch_size", 2), ("seed", 0), ("crops", 0)):
-            value = getattr(self, name)
-            if not is_int(value) or value < least:
-                raise ValueError(f"`{name}` must be an int of at least {least}, got {value!r}.")
+            check_int(name, getattr(self, name), least)
         if not is_finite(self.learning_rate) or self.learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {self.learning_rate!r}.")
 

@@ -28,9 +28,12 @@ from randar_hf.outputs import check_no_links, check_output_folder, files_of_runs
 from randar_hf.pipelines.loading import load_pipeline
 from randar_hf.threads import warn_of_busy_cores
 
+from .extractors import add_weights
+from .images import LABELS_FILE, SETTINGS_FILE, read_settings
+
 
 CLASSES, TYPES = ("balanced", "random"), ("float32", "bfloat16", "float16")
-SETTINGS_FILE, LABELS_FILE, ARRAY_FILE = "settings.json", "labels.txt", "samples.npz"
+ARRAY_FILE = "samples.npz"
 STARTED_WITH = "started_with"  # what is noted in the settings, but may be another when a run goes on
 LIBRARIES = ("randar-hf", "torch", "transformers", "diffusers")
 MAX_IMAGES = 10_000_000
@@ -116,8 +119,8 @@ def sample_images(
         "model": source if model else "the shipped one",
         "batch_size": batch_size,
         "device": str(target),
+        "num_processes": state.num_processes,
     }
-    started_with["num_processes"] = state.num_processes
     paths = _image_paths(folder, num_images)
     with hold_folder(state, "output_dir", folder, partial(_check_run, folder, settings)):
         if state.is_main_process:
@@ -163,9 +166,7 @@ def model_hash(pipe: DiffusionPipeline) -> str:
     ]
     digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
     for module in (pipe.transformer, pipe.vqvae):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+        add_weights(digest, module)
     return digest.hexdigest()
 
 
@@ -235,10 +236,7 @@ def check_same_settings(folder: Path, settings: dict[str, Any]):
     path = folder / SETTINGS_FILE
     if not path.exists():
         return
-    try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"`output_dir` holds a {SETTINGS_FILE} that cannot be read: {error}") from error
+    stored = read_settings("output_dir", path)
     names = [*settings, *(name for name in stored if name not in settings and name != STARTED_WITH)]
     differing = [name for name in names if stored.get(name) != settings.get(name)]
     if differing:

@@ -19,17 +19,17 @@ from .references import Reference
 from .sampling import sample_images
 
 
-NAMES = (
-    "guidance_scale",
-    "order",
-    "num_inference_steps",
-    "temperature",
-    "top_k",
-    "spatial_guidance_scale",
-    "guidance_schedule",
-    "guidance_power",
-    "top_p",
-)
+SWEPT = {
+    "guidance_scale": float,
+    "order": str,
+    "num_inference_steps": int,
+    "temperature": float,
+    "top_k": int,
+    "spatial_guidance_scale": float,
+    "guidance_schedule": str,
+    "guidance_power": float,
+    "top_p": float,
+}
 TABLE_FILE, PLOT_FILE, RESULT_FILE = "table.md", "plot.png", "result.json"
 
 
@@ -55,10 +55,10 @@ def expand_range(name: str, text: str, kind: type = float) -> list:
 
 def list_settings(grid: Mapping[str, Sequence]) -> list[dict]:
     """All combinations of a grid, each once; raises a `ValueError` for a setting that cannot be swept."""
-    unknown = [name for name in grid if name not in NAMES]
+    unknown = [name for name in grid if name not in SWEPT]
     if unknown:
-        raise ValueError(f"`grid` must be of {', '.join(NAMES)}, got {unknown[0]!r}.")
-    names = [name for name in NAMES if grid.get(name)]
+        raise ValueError(f"`grid` must be of {', '.join(SWEPT)}, got {unknown[0]!r}.")
+    names = [name for name in SWEPT if grid.get(name)]
     if not names:
         raise ValueError("`grid` must hold at least one setting with values, got none.")
     combinations = itertools.product(*(dict.fromkeys(grid[name]) for name in names))
@@ -156,13 +156,13 @@ def _plot(rows: list[dict], best: int, quality: str, score: str, path: Path) -> 
     """One number against the other, a point for each setting."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    settings = [",".join(str(row[name]) for name in NAMES if name in row) for row in rows]
+    settings = [",".join(str(row[name]) for name in SWEPT if name in row) for row in rows]
     points = [row[score] for row in rows], [row[quality] for row in rows]
     axes.plot(*points, "o-", color="tab:blue")
     axes.plot(points[0][best], points[1][best], "*", color="tab:red", markersize=16, label=f"best: {settings[best]}")
     for x, y, text in zip(*points, settings, strict=True):
         axes.annotate(text, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
-    swept = ", ".join(name for name in NAMES if name in rows[0])
+    swept = ", ".join(name for name in SWEPT if name in rows[0])
     axes.set(xlabel=score, ylabel=quality, title=f"by {swept}")
     axes.legend()
     with whole_file(path) as file:

@@ -11,7 +11,7 @@ from accelerate.utils import tqdm
 from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 from randar_hf.files import whole_file
 from randar_hf.outputs import check_no_links, check_output_folder
 
@@ -72,10 +72,9 @@ def classify_images(
             a folder that cannot be written or has a link in place of the scores.
     """
     for name, value in (("num_orders", num_orders), ("batch_size", batch_size)):
-        if not is_int(value) or value < 1:
-            raise ValueError(f"`{name}` must be an int of at least 1, got {value!r}.")
-    if num_images is not None and (not is_int(num_images) or not 1 <= num_images <= images.count):
-        raise ValueError(f"`num_images` must lie between 1 and {images.count}, got {num_images!r}.")
+        check_int(name, value, 1)
+    if num_images is not None:
+        check_int("num_images", num_images, 1, images.count)
     fixed = pipe.transformer.config.fixed_order
     if fixed is not None and num_orders > 1:
         raise ValueError(f"`num_orders` must be 1 for a model of the order {fixed!r} alone, got {num_orders}.")

@@ -1,13 +1,11 @@
 """A module of the `evaluate` library: frechet distance, computed by `randar_hf.evaluation`."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from randar_hf.evaluation import frechet_distance
+from randar_hf.evaluation.metric_modules import metric_info
 
-
-ROWS = datasets.Sequence(datasets.Value("float64"))
 
 DESCRIPTION = """\
 The Frechet distance of the normal distributions fitted to two sets of features. On the pool features of the
@@ -36,13 +34,7 @@ class FrechetDistance(evaluate.Metric):
     """Frechet Distance of rows that `add_batch` or `compute` are given."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": ROWS, "references": ROWS}),
-            reference_urls=["https://arxiv.org/abs/1706.08500"],
-        )
+        return metric_info(DESCRIPTION, INPUTS, CITATION, "1706.08500", "predictions", "references")
 
     def _compute(self, predictions, references):
         distance = frechet_distance(np.asarray(predictions, dtype=float), np.asarray(references, dtype=float))

@@ -1,13 +1,11 @@
 """A module of the `evaluate` library: inception score, computed by `randar_hf.evaluation`."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from randar_hf.evaluation import inception_score
+from randar_hf.evaluation.metric_modules import metric_info
 
-
-ROWS = datasets.Sequence(datasets.Value("float64"))
 
 DESCRIPTION = """\
 The exponential of the mean KL divergence of class probabilities from their mean. With the softmax of the
@@ -36,13 +34,7 @@ class InceptionScore(evaluate.Metric):
     """Inception Score of rows that `add_batch` or `compute` are given."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": ROWS}),
-            reference_urls=["https://arxiv.org/abs/1606.03498"],
-        )
+        return metric_info(DESCRIPTION, INPUTS, CITATION, "1606.03498", "predictions")
 
     def _compute(self, predictions, split_size=5000):
         score = inception_score(np.asarray(predictions, dtype=float), split_size=split_size)

@@ -1,13 +1,11 @@
 """A module of the `evaluate` library: kernel distance, computed by `randar_hf.evaluation`."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from randar_hf.evaluation import kernel_distance
+from randar_hf.evaluation.metric_modules import metric_info
 
-
-ROWS = datasets.Sequence(datasets.Value("float64"))
 
 DESCRIPTION = """\
 The unbiased squared maximum mean discrepancy of two sets of features with a cubic kernel, and its standard
@@ -36,13 +34,7 @@ class KernelDistance(evaluate.Metric):
     """Kernel Distance of rows that `add_batch` or `compute` are given."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": ROWS, "references": ROWS}),
-            reference_urls=["https://arxiv.org/abs/1801.01401"],
-        )
+        return metric_info(DESCRIPTION, INPUTS, CITATION, "1801.01401", "predictions", "references")
 
     def _compute(self, predictions, references):
         distance, error = kernel_distance(np.asarray(predictions, dtype=float), np.asarray(references, dtype=float))

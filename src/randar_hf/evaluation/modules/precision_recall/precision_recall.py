@@ -1,13 +1,11 @@
 """A module of the `evaluate` library: improved precision and recall, computed by `randar_hf.evaluation`."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from randar_hf.evaluation import precision_recall
+from randar_hf.evaluation.metric_modules import metric_info
 
-
-ROWS = datasets.Sequence(datasets.Value("float64"))
 
 DESCRIPTION = """\
 The fraction of generated features inside the k-nearest-neighbour balls of the real ones, and the reverse.
@@ -36,13 +34,7 @@ class PrecisionRecall(evaluate.Metric):
     """Improved Precision and Recall of rows that `add_batch` or `compute` are given."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": ROWS, "references": ROWS}),
-            reference_urls=["https://arxiv.org/abs/1904.06991"],
-        )
+        return metric_info(DESCRIPTION, INPUTS, CITATION, "1904.06991", "predictions", "references")
 
     def _compute(self, predictions, references, neighbors=3):
         pair = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
