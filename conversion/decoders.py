@@ -1,7 +1,7 @@
 """What published decoders of image tokens share: other names, other shapes, and a strict way in and back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
@@ -26,7 +26,7 @@ class DecoderLayout:
     modules: Mapping[str, str]
     in_layer: Mapping[str, str]
     layers: str
-    dimensions: Mapping[str, int]
+    dimensions: Mapping[str, int] = field(default_factory=dict)
 
     def fill(self, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]):
         """

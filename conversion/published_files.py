@@ -7,20 +7,28 @@ from pathlib import Path
 from randar_hf.cards import Origin
 
 
-RANDAR_LIMITS = (
-    "They were measured before the authors mended their sampler in July 2025; until then it left the last token of "
-    "every image undecoded. They have not been measured again."
-)
-LLAMAGEN_LIMITS = (
-    "Several people who measured these files again report higher FIDs (issues 48, 53 and 86 of the authors' "
-    "repository)."
-)
-
-RAR_LIMITS = (
-    "They hold for the settings of the authors' sampler; the exponent of guidance and the temperature among them are "
-    "stored as this model's defaults. A third party who trained RAR anew reports an FID that is higher by 0.7 (issue "
-    "50 of the authors' repository). The authors' README says that the weights are for research only."
-)
+RANDAR = {
+    "repository": "ziqipang/RandAR",
+    "source": "https://github.com/ziqipang/RandAR",
+    "license": "mit",
+    "limits": "They were measured before the authors mended their sampler in July 2025; until then it left the last "
+    "token of every image undecoded. They have not been measured again.",
+}
+LLAMAGEN = {
+    "repository": "FoundationVision/LlamaGen",
+    "source": "https://github.com/FoundationVision/LlamaGen",
+    "license": "mit",
+    "limits": "Several people who measured these files again report higher FIDs (issues 48, 53 and 86 of the authors' "
+    "repository).",
+}
+RAR = {
+    "repository": "yucornetto/RAR",
+    "source": "https://github.com/bytedance/1d-tokenizer",
+    "license": "apache-2.0",
+    "limits": "They hold for the settings of the authors' sampler; the exponent of guidance and the temperature among "
+    "them are stored as this model's defaults. A third party who trained RAR anew reports an FID that is higher by "
+    "0.7 (issue 50 of the authors' repository). The authors' README says that the weights are for research only.",
+}
 
 
 @dataclass(frozen=True)
@@ -44,49 +52,24 @@ def find_published(checkpoint: object) -> PublishedFile | None:
     return PUBLISHED_FILES.get(Path(checkpoint).name) if isinstance(checkpoint, str | os.PathLike) else None
 
 
+def _file(num_parameters: int, grid_size: int | None, **origin) -> PublishedFile:
+    return PublishedFile(Origin(dataset="imagenet-1k", **origin), grid_size, num_parameters)
+
+
 def _randar(
     name: str, num_parameters: int, guidance_scale: float, fid: float, inception_score: float
 ) -> PublishedFile:
-    origin = Origin(
-        name=name,
-        repository="ziqipang/RandAR",
-        source="https://github.com/ziqipang/RandAR",
-        license="mit",
-        dataset="imagenet-1k",
-        guidance_scale=guidance_scale,
-        fid=fid,
-        inception_score=inception_score,
-        limits=RANDAR_LIMITS,
-    )
-    return PublishedFile(origin, 16, num_parameters)
+    figures = {"guidance_scale": guidance_scale, "fid": fid, "inception_score": inception_score}
+    return _file(num_parameters, 16, name=name, **figures, **RANDAR)
 
 
 def _llamagen(size: str, side: int, num_parameters: int, guidance_scale: float, fid: float) -> PublishedFile:
-    origin = Origin(
-        name=f"LlamaGen-{size} for images of {side} pixels",
-        repository="FoundationVision/LlamaGen",
-        source="https://github.com/FoundationVision/LlamaGen",
-        license="mit",
-        dataset="imagenet-1k",
-        guidance_scale=guidance_scale,
-        fid=fid,
-        limits=LLAMAGEN_LIMITS,
-    )
-    return PublishedFile(origin, side // 16, num_parameters)
+    name = f"LlamaGen-{size} for images of {side} pixels"
+    return _file(num_parameters, side // 16, name=name, guidance_scale=guidance_scale, fid=fid, **LLAMAGEN)
 
 
 def _rar(size: str, num_parameters: int, guidance_scale: float, fid: float) -> PublishedFile:
-    origin = Origin(
-        name=f"RAR-{size}",
-        repository="yucornetto/RAR",
-        source="https://github.com/bytedance/1d-tokenizer",
-        license="apache-2.0",
-        dataset="imagenet-1k",
-        guidance_scale=guidance_scale,
-        fid=fid,
-        limits=RAR_LIMITS,
-    )
-    return PublishedFile(origin, None, num_parameters)
+    return _file(num_parameters, None, name=f"RAR-{size}", guidance_scale=guidance_scale, fid=fid, **RAR)
 
 
 PUBLISHED_FILES = {

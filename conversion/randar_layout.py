@@ -39,7 +39,6 @@ RANDAR_LAYOUT = DecoderLayout(
         "post_attention_layernorm": "ffn_norm",
     },
     layers="layers",
-    dimensions={},
 )
 
 
@@ -49,25 +48,7 @@ def convert_decoder(
     num_attention_heads: int | None,
     overrides: Mapping,
 ) -> RandARForCausalLM:
-    """
-    Turn a published decoder of image tokens into the same model for transformers.
-
-    Args:
-        checkpoint (`str` or mapping): path of a file, or the state dict itself.
-        converter (`str`): name of the public function that asks, which tells the expected kind of checkpoint.
-        num_attention_heads (`int` or `None`): attention heads; by default as many as published models of that width
-            have.
-        overrides (`Mapping`): fields of [`RandARConfig`] that are not to be read from shapes.
-
-    Returns:
-        `RandARForCausalLM`: the model in evaluation mode, in the type of the checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        TypeError: if `checkpoint` is neither a path nor a state dict.
-        ValueError: for a file that cannot be read or is of another kind, or naming the first tensor that is missing,
-            misshapen or unexpected.
-    """
+    """What [`convert_randar`] and [`convert_llamagen`] do; `converter`, the name of one of them, tells the kind."""
     tensors = read_checkpoint(checkpoint)
     _refuse_captions(tensors)
     refuse_other_kinds(tensors, converter)

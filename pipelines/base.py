@@ -14,7 +14,7 @@ from diffusers.image_processor import VaeImageProcessor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from randar_hf.checks import check_int, is_finite, is_int
+from randar_hf.checks import check_int, check_number
 from randar_hf.generation import GenerationState
 from randar_hf.generation_plan import GenerationPlan
 from randar_hf.randomness import check_generators
@@ -166,10 +166,8 @@ class RandARBasePipeline(HubMixin, DiffusionPipeline):
     ):
         """Check the components against each other, and the arguments that the transformer does not check itself."""
         self.check_components()
-        if not is_int(refine) or refine < 0:
-            raise ValueError(f"`refine` must be an int of at least 0, got {refine!r}.")
-        if not is_finite(refine_share) or not 0 < refine_share <= 1:
-            raise ValueError(f"`refine_share` must lie in (0, 1], got {refine_share!r}.")
+        check_int("refine", refine, 0)
+        check_number("refine_share", refine_share, "(0, 1]")
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ValueError(f"`callback_on_step_end` must be callable, got {callback_on_step_end!r}.")
         check_int("num_images_per_prompt", num_images_per_prompt, 1)

@@ -107,10 +107,10 @@ def plan_windows(known: torch.Tensor, size: tuple[int, int]) -> list[Window]:
     waiting = [(slice(i, i + size[0]), slice(j, j + size[1])) for i in starts[0] for j in starts[1]]
     windows = []
     while not known.all():
-        waiting = [place for place in waiting if not known[place].all()]
-        place = max(waiting, key=lambda place: int(known[place].sum()))
-        windows.append(Window(*place, known[place].clone()))
-        known[place] = True
+        waiting = [cells for cells in waiting if not known[cells].all()]
+        cells = max(waiting, key=lambda cells: int(known[cells].sum()))
+        windows.append(Window(*cells, known[cells].clone()))
+        known[cells] = True
     return windows
 
 
@@ -136,12 +136,12 @@ def slide(
     outer = GenerationState(-1, num_steps, tokens.flatten(1), plans[0].guidance.scale)
     yield outer
     for window, plan in zip(windows, plans, strict=True):
-        place = (slice(None), window.rows, window.columns)
-        for state in decode(plan, outer.tokens.view_as(tokens)[place].flatten(1)):
+        cells = (slice(None), window.rows, window.columns)
+        for state in decode(plan, outer.tokens.view_as(tokens)[cells].flatten(1)):
             if state.step >= 0:
                 canvas = outer.tokens.view_as(tokens).clone()  # (B, h, w)
-                canvas[place] = state.tokens.view_as(canvas[place])
+                canvas[cells] = state.tokens.view_as(canvas[cells])
                 outer = GenerationState(outer.step + 1, num_steps, canvas.flatten(1), outer.guidance_scale)
                 yield outer
-                state.tokens = outer.tokens.view_as(tokens)[place].flatten(1)
+                state.tokens = outer.tokens.view_as(tokens)[cells].flatten(1)
             state.guidance_scale = outer.guidance_scale

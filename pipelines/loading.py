@@ -9,23 +9,10 @@ from safetensors import SafetensorError
 
 from randar_hf.checks import is_path
 
-from .pipeline_randar import RandARPipeline
-from .pipeline_randar_extrapolation import RandARExtrapolationPipeline
-from .pipeline_randar_inpaint import RandARInpaintPipeline
-from .pipeline_randar_outpaint import RandAROutpaintPipeline
-from .pipeline_rar import RARPipeline
+from .registration import PIPELINES
 
 
-KINDS = {
-    kind.__name__: kind
-    for kind in (
-        RandARPipeline,
-        RandARInpaintPipeline,
-        RandAROutpaintPipeline,
-        RandARExtrapolationPipeline,
-        RARPipeline,
-    )
-}
+KINDS = {kind.__name__: kind for kind in PIPELINES}
 
 
 def load_pipeline(

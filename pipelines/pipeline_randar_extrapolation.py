@@ -7,7 +7,7 @@ from diffusers import ImagePipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from transformers import CompileConfig
 
-from randar_hf.checks import is_int
+from randar_hf.checks import check_int
 from randar_hf.extrapolation import num_fitting_frequencies
 from randar_hf.orders import ORDER_NAMES
 
@@ -158,8 +158,8 @@ def check_choices(order: str | None, num_extrapolated: int | None, spatial_dropo
     """Raise a `ValueError` for an order that has no name, a negative count, or an unknown kind of dropout."""
     if order is not None and order not in ORDER_NAMES:
         raise ValueError(f"`order` must be the name of an order, one of {', '.join(ORDER_NAMES)}, got {order!r}.")
-    if num_extrapolated is not None and (not is_int(num_extrapolated) or num_extrapolated < 0):
-        raise ValueError(f"`num_extrapolated` must be an int of at least 0, got {num_extrapolated!r}.")
+    if num_extrapolated is not None:
+        check_int("num_extrapolated", num_extrapolated, 0)
     if spatial_dropout_tokens not in DROPOUT_TOKENS:
         raise ValueError(
             f"`spatial_dropout_tokens` must be one of {', '.join(DROPOUT_TOKENS)}, got {spatial_dropout_tokens!r}."

@@ -8,7 +8,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 from transformers import CompileConfig
 
-from randar_hf.checks import is_finite, is_int
+from randar_hf.checks import check_int, check_number
 
 from .base import RandARBasePipeline
 from .image_tensors import ImageInput, read_images, read_stack, repeat_each
@@ -126,7 +126,8 @@ class RandARInpaintPipeline(RandARBasePipeline):
             refine,
             refine_share,
         )
-        check_strength_and_seam(strength, seam)
+        check_number("strength", strength, "(0, 1]")
+        check_int("seam", seam, 0)
         grid = self.check_grid(height, width)
         labels = self.encode_labels(class_labels, num_images_per_prompt, generator)
         images, masks = self.read_inputs(image, mask_image, len(labels) // num_images_per_prompt, output_type)
@@ -187,14 +188,6 @@ class RandARInpaintPipeline(RandARBasePipeline):
         if output in ("np", "pt") and len({image.shape for image in images}) > 1:
             raise ValueError(f"`output_type` must be 'pil' or 'latent' for images of many sizes, got {output!r}.")
         return images, masks
-
-
-def check_strength_and_seam(strength: float, seam: int):
-    """Raise a `ValueError` for a fraction outside (0, 1] or a width below 0."""
-    if not is_finite(strength) or not 0 < strength <= 1:
-        raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}.")
-    if not is_int(seam) or seam < 0:
-        raise ValueError(f"`seam` must be an int of at least 0, got {seam!r}.")
 
 
 def warn_of_empty_masks(masked: torch.Tensor):

@@ -77,28 +77,25 @@ def measure(
     if pack_weights:
         model.pack_weights()
     config = model.config
-    height, width = config.grid if grid_size is None else check_grid_size(grid_size)
-    num_tokens = height * width
+    grid = config.grid if grid_size is None else check_grid_size(grid_size)
+    num_tokens = grid[0] * grid[1]
     if not 0 <= known_tokens <= num_tokens:
         raise ValueError(f"`known_tokens` must lie between 0 and the {num_tokens} tokens, got {known_tokens}.")
     model.check_memory(batch_size, num_tokens, argument=f"a batch of {batch_size} images by `batch_size`")
-    labels = torch.arange(batch_size) % config.num_classes
-    default_steps = min(88, num_tokens) if config.fixed_order is None else num_tokens
-    steps = default_steps if num_inference_steps is None else num_inference_steps
+    if speculative_window is not None:
+        num_inference_steps = None
+    elif num_inference_steps is None:
+        num_inference_steps = min(88, num_tokens) if config.fixed_order is None else num_tokens
     if guidance_scale is None:
         guidance_scale = config.generation_defaults.get("guidance_scale", 4.0)
-    settings = {"guidance_scale": guidance_scale, "grid_size": (height, width)}
-    if speculative_window is None:
-        settings["num_inference_steps"] = steps
-    else:
-        settings["speculative_window"] = speculative_window
-    if known_tokens:
-        settings |= _sample_known(config, batch_size, (height, width), known_tokens)
-    seconds = [_time_once(model, labels, settings) for _ in range(runs + 1)][1:]
-    median = statistics.median(seconds)
-    branches = 1 if guidance_scale == 1 else 2
-    bytes_each = next(model.parameters()).element_size()
-    cache = cache_bytes(config, branches * batch_size, sequence_length(num_tokens, model.base_model.form), model.dtype)
+    settings = {
+        "num_inference_steps": num_inference_steps,
+        "speculative_window": speculative_window,
+        "guidance_scale": guidance_scale,
+    }
+    known = _sample_known(config, batch_size, grid, known_tokens) if known_tokens else {}
+    labels = torch.arange(batch_size) % config.num_classes
+    seconds = [_time_once(model, labels, {"grid_size": grid, **settings, **known}) for _ in range(runs + 1)][1:]
     return {
         "model_type": model_type,
         "size": size,
@@ -106,20 +103,35 @@ def measure(
         "batch_size": batch_size,
         "num_tokens": num_tokens,
         "known_tokens": known_tokens,
-        "num_inference_steps": None if speculative_window else steps,
-        "speculative_window": speculative_window,
-        "guidance_scale": guidance_scale,
+        **settings,
         "dtype": dtype,
         "device": device,
         "packed_weights": pack_weights,
         "threads": torch.get_num_threads(),
+        **_describe_speed(seconds, batch_size, num_tokens - known_tokens),
+        **_describe_memory(model, batch_size if guidance_scale == 1 else 2 * batch_size, num_tokens, device),
+    }
+
+
+def _describe_speed(seconds: list[float], batch_size: int, num_tokens: int) -> dict[str, float]:
+    """What the runs took, each of so many images with so many tokens to decode."""
+    median = statistics.median(seconds)
+    return {
         "seconds": median,
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
         "images_per_second": batch_size / median,
-        "tokens_per_second": batch_size * (num_tokens - known_tokens) / median,
+        "tokens_per_second": batch_size * num_tokens / median,
+    }
+
+
+def _describe_memory(model: Any, num_sequences: int, num_tokens: int, device: str) -> dict[str, float]:
+    """MiB of the weights, of the full cache of so many sequences, and at the peak."""
+    bytes_each = next(model.parameters()).element_size()
+    length = sequence_length(num_tokens, model.base_model.form)
+    return {
         "weights_mib": model.num_parameters() * bytes_each / 2**20,
-        "cache_mib": cache / 2**20,
+        "cache_mib": cache_bytes(model.config, num_sequences, length, model.dtype) / 2**20,
         "peak_memory_mib": peak_memory(device) / 2**20,
     }
 
@@ -211,7 +223,7 @@ def model_config(model_type: str, size: str) -> PreTrainedConfig:
 
 
 def fill_zero_weights(model: PreTrainedModel):
-    """Draw the weights that start at zero, unlike trained ones: those of the head and of modulations."""
+    """Sample the weights that start at zero, unlike trained ones: those of the head and of modulations."""
     for name, parameter in model.named_parameters():
         if name == "lm_head.weight" or "modulation" in name:
             torch.nn.init.normal_(parameter, std=model.config.initializer_range)

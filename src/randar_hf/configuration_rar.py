@@ -45,7 +45,7 @@ class RARConfig(PreTrainedConfig):
             sampled anew for each image, after which the model generates in any.
         random_ratio (`float`): fraction of the images that were still permuted when training ended, in [0, 1]; 0 for a
             model that is annealed to `scan_order`.
-        merged_positions (`bool`): whether both tables of positions are merged into one, by place in the sequence.
+        merged_positions (`bool`): whether both tables of positions are merged into one, by position in the sequence.
         class_dropout (`float`): fraction of training images whose class is replaced by the null class.
         residual_dropout (`float`): dropout after the attention's output projection.
         mlp_dropout (`float`): dropout after both layers of the feed-forward block.

@@ -134,8 +134,8 @@ class GenerationPlanMixin(ModelHost):
             num_known = known_mask.sum(dim=1).tolist()
         self.check_memory(shape[0] * guidance.branches, shape[1], max(num_known))
         self._settle_steps(config, settings, shape[1])
-        named = order is None or isinstance(order, str)
-        if named and rotary is not None and config.order not in ("random", "raster"):
+        own = None if order is None or isinstance(order, str) else self.check_order(order, shape, grid)
+        if own is None and rotary is not None and config.order not in ("random", "raster"):
             raise ValueError(
                 f"`order` must be 'random', 'raster' or a tensor for positions of one's own, got {config.order!r}."
             )
@@ -147,7 +147,7 @@ class GenerationPlanMixin(ModelHost):
             processors=_logits_processors(config, logits_processor),
             num_known=num_known,
             known_mask=known_mask,
-            order=None if order is None or isinstance(order, str) else self.check_order(order, shape, grid),
+            order=own,
             rotary=rotary,
             spatial_dropout=spatial_dropout,
             compile_config=compile_config,

@@ -45,10 +45,8 @@ class Guidance:
         null = torch.full_like(class_labels, null_class) if self.uses_class else class_labels
         return torch.cat([class_labels, *[null] * (self.branches - 1)])
 
-    def dropped_tokens(self, dropped: torch.Tensor) -> torch.Tensor | None:
+    def dropped_tokens(self, dropped: torch.Tensor) -> torch.Tensor:
         """Which tokens (B * branches, N) each sequence drops, given those (B, N) that the last one drops."""
-        if not self.uses_spatial_guidance:
-            return None
         return torch.cat([*[torch.zeros_like(dropped)] * (self.branches - 1), dropped])
 
     def combine(self, logits: torch.Tensor, scale: float, known_fraction: torch.Tensor) -> torch.Tensor:

@@ -112,7 +112,7 @@ def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tens
 
 
 class RARDecoderLayer(GradientCheckpointingLayer):
-    """One pre-norm decoder layer, modulated by class and place in the sequence."""
+    """One pre-norm decoder layer, modulated by class and position in the sequence."""
 
     def __init__(self, config: RARConfig, layer_idx: int):
         super().__init__()
@@ -181,8 +181,8 @@ class RARModel(RARPreTrainedModel):
     The RAR decoder without a head.
 
     A sequence is `[start, class, x_0, x_1, ...]`. Each slot gets an embedding of where its token lies and, from the
-    class on, one of where the next token goes (target-aware positional embedding). Class and place in the sequence
-    modulate every layer.
+    class on, one of where the next token goes (target-aware positional embedding). Class and position in the
+    sequence modulate every layer.
 
     Args:
         config ([`RARConfig`]): sizes and grid.
@@ -343,7 +343,7 @@ class RARModel(RARPreTrainedModel):
         return embeddings + self.position_embeddings[positions] + targets
 
     def embed_condition(self, class_labels: torch.Tensor, carried: torch.Tensor) -> torch.Tensor:
-        """What modulates the slots, (B, S, D): class and place in the sequence, through the activation."""
+        """What modulates the slots, (B, S, D): class and position in the sequence, through the activation."""
         classes = self.embed_tokens(self._class_ids(class_labels))[:, None]  # (B, 1, D)
         return nn.functional.silu(classes + self.step_embeddings[self._slots(carried)])
 

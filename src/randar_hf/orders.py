@@ -25,8 +25,8 @@ def make_order(
 
     Args:
         name: one of `ORDER_NAMES`. `random`, `hierarchical` (positions with an even row and an even column first),
-            `center_first` (the middle half x half first) and `border_first` (that middle last) draw a new order for
-            each image; the others are fixed.
+            `center_first` (the middle half x half first) and `border_first` (that middle last) sample a new order
+            for each image; the others are fixed.
         height: rows of the token grid, at least 1.
         width: columns of the token grid, at least 1.
         batch_size: number of images B, at least 1.

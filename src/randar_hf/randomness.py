@@ -45,7 +45,7 @@ def uniform(
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Draw uniform numbers row after row, so that a row's numbers depend on its own generator alone.
+    """Sample uniform numbers row after row, so that a row's numbers depend on its own generator alone.
 
     Args:
         shape: shape of one row.

@@ -39,11 +39,11 @@ def find_settings(
     if os.path.isdir(name_or_path):
         folder = os.path.join(name_or_path, subfolder)
         return folder if os.path.isfile(os.path.join(folder, FILE)) else None
-    place: dict[str, Any] = {"repo_id": str(name_or_path), "revision": revision, "cache_dir": cache_dir}
+    where: dict[str, Any] = {"repo_id": str(name_or_path), "revision": revision, "cache_dir": cache_dir}
     try:
-        return os.path.dirname(hf_hub_download(filename=FILE, subfolder=subfolder or None, **place, **download))
+        return os.path.dirname(hf_hub_download(filename=FILE, subfolder=subfolder or None, **where, **download))
     except LocalEntryNotFoundError as error:
-        if try_to_load_from_cache(filename=os.path.join(subfolder, FILE), **place) is _CACHED_NO_EXIST:
+        if try_to_load_from_cache(filename=os.path.join(subfolder, FILE), **where) is _CACHED_NO_EXIST:
             return None
         raise OSError(
             f"`{FILE}` of {str(name_or_path)!r} is neither in the cache nor can it be downloaded: "
