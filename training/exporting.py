@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from .data.token_files import load_tokenizer
 from .lora import add_adapter, merge_adapter
 from .previews import make_pipeline
 from .run_report import describe_run
-from .run_settings import RUN_FILE
+from .run_settings import RUN_FILE, stored_settings
 from .training_config import TrainingConfig, model_class
 
 
@@ -77,8 +76,7 @@ def export_run(
     if is_tokenizer:
         result = load_checkpoint_tokenizer(chosen)
     else:
-        names = {field.name for field in fields(TrainingConfig)} & set(settings)
-        config = TrainingConfig(**{name: settings[name] for name in names})
+        config = stored_settings(TrainingConfig, settings)
         model = load_checkpoint_model(chosen, config)
         model.card_results = describe_run(run, chosen.progress, config, num_processes)
         result = make_pipeline(model, load_tokenizer(tokenizer))

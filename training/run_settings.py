@@ -70,6 +70,12 @@ def recipe_text(config, command: str, num_processes: int) -> str:
     return f"about: |\n{indent(about, '  ')}\n{section}"
 
 
+def stored_settings(config_class: type[RunConfig], values: dict) -> RunConfig:
+    """The settings that a `run.json` holds, without fields of another version."""
+    known = {field.name for field in fields(config_class)}
+    return config_class(**{name: value for name, value in values.items() if name in known})
+
+
 def lasting_settings(config: RunConfig, num_processes: int) -> dict:
     """The settings in effect that decide what is trained, by name.
 
@@ -105,8 +111,7 @@ def check_resumed_settings(checkpoint: Path, step: int, config: RunConfig, num_p
             f"`resume` must be a checkpoint of `randar-hf {command}`, got {str(checkpoint)!r} of "
             f"`randar-hf {run['command']}`"
         )
-    known = {field.name for field in fields(config)}
-    stored = type(config)(**{name: value for name, value in run["config"].items() if name in known})
+    stored = stored_settings(type(config), run["config"])
     is_open = all(isinstance(each, TrainingConfig) and step <= each.constant_until for each in (stored, config))
     stored, given = lasting_settings(stored, run.get("num_processes", 1)), lasting_settings(config, num_processes)
     free = {"max_steps", "decay_start"} if is_open else set()

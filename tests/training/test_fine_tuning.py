@@ -156,24 +156,15 @@ def test_settings_of_generation_stay_but_for_order_and_steps(settings, pretrain)
     assert RandARForCausalLM.from_pretrained(tuned).generation_config.guidance_scale == 4.0
 
 
-def test_dropouts_may_be_given_and_others_stay(settings, pretrain):
-    folder = pretrain(mlp_dropout=0.3, residual_dropout=0.2)
-    config = RandARForCausalLM.from_pretrained(tune(settings, folder, mlp_dropout=0.0, class_dropout=0.5)).config
+def test_dropouts_may_be_given_all_else_stays_and_training_is_in_full_precision(settings, pretrain):
+    folder = pretrain(mlp_dropout=0.3, residual_dropout=0.2, num_key_value_heads=2)
+    RandARForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    tuned = RandARForCausalLM.from_pretrained(tune(settings, folder, mlp_dropout=0.0, class_dropout=0.5, **STILL))
+    config = tuned.config
     assert (config.mlp_dropout, config.residual_dropout, config.class_dropout) == (0.0, 0.2, 0.5)
+    assert config.num_key_value_heads == 2 and {weight.dtype for weight in tuned.parameters()} == {torch.float32}
     with pytest.raises(ValueError, match=r"`mlp_dropout` must lie in \[0, 1\), got 1.5"):
         tune({**settings, "overwrite": True}, folder, mlp_dropout=1.5)
-
-
-def test_a_model_in_half_precision_is_trained_in_full(settings, pretrain):
-    folder = pretrain()
-    RandARForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    tuned = RandARForCausalLM.from_pretrained(tune(settings, folder))
-    assert {tensor.dtype for tensor in tuned.state_dict().values()} == {torch.float32}
-
-
-def test_grouped_heads_come_along(settings, pretrain):
-    tuned = RandARForCausalLM.from_pretrained(tune(settings, pretrain(num_key_value_heads=2), **STILL))
-    assert tuned.config.num_key_value_heads == 2
 
 
 def orders_of(settings, folder: str, **more) -> Annealing:

@@ -193,8 +193,6 @@ def test_frozen_weights_cost_two_thirds(make_model):
     assert flops_per_image(model) == expected
 
 
-def test_adapters_need_a_rank_and_a_model():
-    with pytest.raises(ValueError, match="`lora_rank` must be above 0, got 0"):
-        TrainingConfig(dataset="tokens", output_dir="run", pretrained_model="model", lora_rank=0)
+def test_adapters_need_a_model():
     with pytest.raises(ValueError, match="`pretrained_model` must be given, since `lora_rank` is"):
         TrainingConfig(dataset="tokens", output_dir="run", lora_rank=2)

@@ -18,7 +18,6 @@ from randar_hf.training import (
     train_tokenizer,
 )
 from randar_hf.training.discriminator import PatchDiscriminator
-from randar_hf.training.failures import TrainingError, explain_failures
 from randar_hf.training.memory_estimate import (
     ADVERSARIAL,
     check_fits,
@@ -155,12 +154,6 @@ def test_an_estimate_that_cannot_be_made_says_so_and_goes_on(accelerator, caplog
     )
     assert check_fits("train", lambda: pytest.fail("no estimate"), [], "", accelerator) is None
     assert "memory cannot be estimated" in caplog.text and "going on without" in caplog.text
-
-
-def test_errors_of_libraries_are_errors_of_memory():
-    with pytest.raises(TrainingError, match="`batch_size` must be smaller .* got 8; lower it .*primitive"):
-        with explain_failures("run", 8, "lower it", lambda: "nothing was saved"):
-            raise RuntimeError("could not create a primitive")
 
 
 LIMITED = """

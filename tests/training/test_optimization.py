@@ -79,7 +79,6 @@ def test_the_published_constant_then_linear_schedule():
         ({"final_learning_rate": -0.1}, "`final_learning_rate` must be at least 0 .*got -0.1"),
         ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and below 1, got 1.0"),
         ({"optimizer": "lion"}, "`optimizer` must be one of 'adamw', 'muon', got 'lion'"),
-        ({"max_skipped_steps": -1}, "`max_skipped_steps` must be at least 0, got -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(training_settings, change, message):

@@ -24,18 +24,27 @@ PLACES = {"dataset": "data", "output_dir": "run"}
         ({"overwrite": 1}, "`overwrite` must be true or false, got 1"),
         ({"validation_split": 5}, "`validation_split` must be a text in quotes or null, got 5"),
         ({"dataset": None}, "`dataset` must be a text in quotes, got None"),
-        ({"batch_size": 0}, "`batch_size` must be above 0, got 0"),
-        ({"max_steps": 0}, "`max_steps` must be above 0, got 0"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be above 0, got 0.0"),
-        ({"warmup_steps": -5}, "`warmup_steps` must be at least 0, got -5"),
         ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'cosine', .*, got 'step'"),
-        ({"seed": -1}, "`seed` must be at least 0, got -1"),
         ({"mixed_precision": "fp8"}, "`mixed_precision` must be one of 'no', 'fp16', 'bf16', got 'fp8'"),
     ],
 )
 def test_wrong_types_and_values_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**PLACES | change)
+
+
+@pytest.mark.parametrize(
+    ("number", "allowed", "names"),
+    [
+        (0, "above 0", "batch_size max_steps learning_rate max_grad_norm logging_steps checkpointing_steps patience"),
+        (0, "above 0", "checkpoints_total_limit validation_steps gradient_accumulation_steps lora_rank"),
+        (-1, "at least 0", "warmup_steps weight_decay num_workers max_skipped_steps seed"),
+    ],
+)
+def test_numbers_out_of_range_are_named(number, allowed, names):
+    for name in names.split():
+        with pytest.raises(ValueError, match=f"`{name}` must be {allowed}, got {number}"):
+            TrainingConfig(**PLACES, **{name: number})
 
 
 def test_entries_of_lists_have_types_too():

@@ -1,20 +1,17 @@
 """Images and tokens per second, known peaks, and the operations of a model beside those that torch counts."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from randar_hf import RandARForCausalLM, RARForCausalLM
-from randar_hf.training import TrainingConfig, train
 from randar_hf.training.throughput import Throughput, device_peak, flops_per_image
 
 
-def test_speed_is_logged(training_settings):
-    folder = train(TrainingConfig(**training_settings))
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+def test_speed_is_logged(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         assert 0 < row["images_per_second"] < 1e5
         assert row["tokens_per_second"] == pytest.approx(16 * row["images_per_second"])

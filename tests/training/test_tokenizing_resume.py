@@ -174,7 +174,7 @@ def test_a_stop_while_files_are_moved(moved, settings, whole, monkeypatch):
     assert contents(tokenize_images(TokenizingConfig(**settings))) == whole
 
 
-def test_other_settings_are_refused_by_name(settings, whole, monkeypatch):
+def test_other_settings_are_refused_by_name_unless_the_run_starts_anew(settings, whole, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, TokenFolder, "write_file", 2, before=False)
         with pytest.raises(KeyboardInterrupt):
@@ -185,13 +185,6 @@ def test_other_settings_are_refused_by_name(settings, whole, monkeypatch):
         tokenize_images(TokenizingConfig(**other))
     tokenize_images(TokenizingConfig(**other, overwrite=True))
     assert read_settings(settings["output_dir"]).height == 2
-
-
-def test_an_unfinished_run_can_be_started_anew(settings, whole, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, TokenFolder, "write_file", 2, before=False)
-        with pytest.raises(KeyboardInterrupt):
-            tokenize_images(TokenizingConfig(**settings))
     assert contents(tokenize_images(TokenizingConfig(**settings, overwrite=True))) == whole
     with pytest.raises(ValueError, match="`output_dir` must not hold the split 'train'"):
         tokenize_images(TokenizingConfig(**settings))

@@ -143,12 +143,14 @@ def test_foreign_files_are_never_deleted(training_settings):
     assert [path.name for path in other.iterdir() if path.name != ".lock"] == ["config.json"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
-def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(finished_run, training_settings, name):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("model.safetensors", r"\d+ of \d+ bytes are there"), ("trainer_state.json", "Unterminated")]
+)
+def test_checkpoint_cut_in_half_is_named_and_nothing_is_lost(finished_run, training_settings, name, reason):
     file = finished_run / "checkpoint-6" / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = sorted(finished_run.rglob("*"))
-    with pytest.raises(ValueError, match=f"`resume` must be .*{name}"):
+    with pytest.raises(ValueError, match=f"`resume` must be a whole checkpoint, got a damaged .*{name}': {reason}"):
         train(TrainingConfig(**training_settings, resume="checkpoint-6"))
     assert sorted(finished_run.rglob("*")) == before
 
