@@ -8,10 +8,20 @@ from PIL import Image
 from randar_hf.images import open_image
 
 from .components import ImageInput, MaskEditor
-from .controls import MODEL_QUEUE, build_class, build_seed, on_gpu
+from .controls import (
+    GALLERY,
+    MODEL_QUEUE,
+    build_buttons,
+    build_class,
+    build_guidance,
+    build_seed,
+    check_image,
+    connect,
+    of_model,
+)
 from .drawing import scale_to_view
 from .files import keep_file
-from .inputs import build_source, explained, mask_of_size
+from .inputs import build_source
 from .studio import Studio
 
 
@@ -25,19 +35,10 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
             image, shelf = build_source(examples)
             label = build_class(studio.class_names(), "What the painted part becomes; another class edits the image.")
             seed = build_seed("Of the first of the four answers.")
-            guidance = gr.Slider(
-                0,
-                20,
-                studio.pipe.transformer.generation_config.guidance_scale,
-                step=0.1,
-                label="Guidance",
-                info="How strongly the class is asked for; 1 turns guidance off.",
-            )
+            guidance = build_guidance(studio)
         with gr.Column(scale=3, min_width=280):
             editor = _build_editor()
-            with gr.Row():
-                button = gr.Button("Edit", variant="primary", elem_id="edit-run")
-                stop = gr.Button("Stop", variant="stop")
+            buttons = build_buttons("Edit")
             answers, slider = _build_results()
 
     edit = _make_edit(studio)
@@ -48,15 +49,14 @@ def build_edit_tab(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
         api_visibility="private",
         show_progress="hidden",
     )
-    run = button.click(
+    connect(
+        buttons,
         edit,
         [image, editor, label, seed, guidance],
         [answers, slider],
-        **MODEL_QUEUE,
         api_name="edit_strokes",
         api_visibility="private",
     )
-    stop.click(None, cancels=run, api_visibility="private")
     answers.select(_compare, [image, answers], slider, api_visibility="private", show_progress="hidden")
     # The mask of an editor is made of strokes; whoever calls the app as an API gives it as an image.
     mask = ImageInput(label="Mask", type="pil", image_mode="L", visible=False)
@@ -89,13 +89,9 @@ def _build_results() -> tuple[gr.Gallery, gr.ImageSlider]:
         columns=4,
         height=200,
         allow_preview=False,
-        object_fit="contain",
-        elem_classes="pixels",
-        format="png",
-        type="filepath",
-        interactive=False,
         buttons=["download"],
         elem_id="edit-answers",
+        **GALLERY,
     )
     slider = gr.ImageSlider(
         label="Before and after", format="png", type="pil", interactive=False, elem_id="edit-slider"
@@ -104,8 +100,7 @@ def _build_results() -> tuple[gr.Gallery, gr.ImageSlider]:
 
 
 def _make_edit(studio: Studio) -> Callable:
-    @explained
-    @on_gpu
+    @of_model
     def edit(image: Image.Image, mask: Image.Image, label: int, seed: int, guidance: float):
         """Paint parts of an image anew, four answers; all other pixels stay as they are.
 
@@ -116,11 +111,11 @@ def _make_edit(studio: Studio) -> Callable:
             seed: seed of the first answer; the next ones count up.
             guidance: scale of classifier-free guidance; 1 turns it off.
         """
-        if image is None:
-            raise ValueError("There is no image yet: upload one, or choose one below.")
+        check_image(image)
         if mask is None:
             raise ValueError("Nothing is painted: mark with the brush what is to change.")
-        mask = mask_of_size(mask.convert("L"), image.size)
+        mask = mask.convert("L").resize(image.size, Image.Resampling.BOX)
+        mask = mask.point(lambda value: 255 * (value > 0))  # white where there was any white
         for frame in studio.edit(image, mask, label, NUM_ANSWERS, seed, guidance_scale=guidance):
             images = [(keep_file(answer), f"seed {seed + i}") for i, answer in enumerate(frame.images)]
             before_and_after = _pair(image, frame.images[0]) if frame.done else None

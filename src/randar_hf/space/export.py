@@ -127,7 +127,7 @@ def export_space(pipe: Any, folder: str | Path, source: str | None = None) -> Pa
             paper=paper,
             weights="the weights come from the Hub" if on_hub else "the weights in `model`",
         ),
-        "requirements.txt": "".join(f"{name}=={_version(name)}\n" for name in REQUIREMENTS),
+        "requirements.txt": "".join(f"{name}=={metadata.version(name).partition('+')[0]}\n" for name in REQUIREMENTS),
         "LICENSE": _license(),
     }
     for name, text in texts.items():
@@ -168,10 +168,6 @@ def _copy_code(folder: Path):
             folder.mkdir(exist_ok=True)
             shutil.copy(path, folder)
     shutil.copytree(Path(pipelines.__file__).parent, folder / "pipelines", ignore=ignore, dirs_exist_ok=True)
-
-
-def _version(name: str) -> str:
-    return metadata.version(name).partition("+")[0]
 
 
 def _license() -> str:

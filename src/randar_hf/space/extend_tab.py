@@ -5,9 +5,9 @@ from collections.abc import Callable
 import gradio as gr
 from PIL import Image
 
-from .controls import MODEL_QUEUE, build_class, build_seed, on_gpu
+from .controls import GALLERY, PIXELS, build_buttons, build_class, build_seed, check_image, connect, of_model
 from .files import keep_file
-from .inputs import build_source, explained
+from .inputs import build_source
 from .studio import Studio
 
 
@@ -44,30 +44,24 @@ def _build_extend(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
                     for side in SIDES
                 ]
             seed = build_seed("Of the image.")
-            with gr.Row():
-                button = gr.Button("Extend", variant="primary", elem_id="extend-run")
-                stop = gr.Button("Stop", variant="stop")
+            buttons = build_buttons("Extend")
         with gr.Column(scale=3, min_width=280):
             result = gr.Image(
                 label=f"Extended image; yours is scaled to {longest} pixels first",
-                format="png",
                 type="pil",
-                interactive=False,
-                elem_classes="pixels",
                 alt_text="The image with its new parts",
                 elem_id="extend-result",
                 height=360,
                 buttons=["download", "fullscreen"],
+                **PIXELS,
             )
 
-    run = button.click(_make_extend(studio), [image, label, *sides, seed], result, **MODEL_QUEUE, api_name="extend")
-    stop.click(None, cancels=run, api_visibility="private")
+    connect(buttons, _make_extend(studio), [image, label, *sides, seed], result, api_name="extend")
     return shelf
 
 
 def _make_extend(studio: Studio) -> Callable:
-    @explained
-    @on_gpu
+    @of_model
     def extend(image: Image.Image, label: int, left: int, right: int, top: int, bottom: int, seed: int):
         """Extend an image beyond its sides; it is scaled to the model's size first.
 
@@ -80,8 +74,7 @@ def _make_extend(studio: Studio) -> Callable:
             bottom: pixels to add at the bottom.
             seed: seed of all randomness.
         """
-        if image is None:
-            raise ValueError("There is no image yet: upload one, or choose one below.")
+        check_image(image)
         pixels = dict(zip(SIDES, (left, right, top, bottom), strict=True))
         if not any(pixels.values()):
             raise ValueError("No side is extended: move at least one of the sliders.")
@@ -95,24 +88,17 @@ def _build_enlarge(studio: Studio):
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             controls = _build_enlarge_controls(studio)
-            with gr.Row():
-                button = gr.Button("Enlarge", variant="primary", elem_id="enlarge-run")
-                stop = gr.Button("Stop", variant="stop")
+            buttons = build_buttons("Enlarge")
         with gr.Column(scale=3, min_width=280):
             results = gr.Gallery(
                 label="Larger images side by side",
                 height="auto",
                 columns=3,
-                object_fit="contain",
-                elem_classes="pixels",
-                format="png",
-                type="filepath",
-                interactive=False,
                 elem_id="enlarge-results",
                 buttons=["download", "fullscreen"],
+                **GALLERY,
             )
-    run = button.click(_make_enlarge(studio), controls, results, **MODEL_QUEUE, api_name="enlarge")
-    stop.click(None, cancels=run, api_visibility="private")
+    connect(buttons, _make_enlarge(studio), controls, results, api_name="enlarge")
 
 
 def _build_enlarge_controls(studio: Studio) -> list[gr.components.Component]:
@@ -146,8 +132,7 @@ def _build_enlarge_controls(studio: Studio) -> list[gr.components.Component]:
 
 
 def _make_enlarge(studio: Studio) -> Callable:
-    @explained
-    @on_gpu
+    @of_model
     def enlarge(
         label: int,
         factor: float,
@@ -168,11 +153,7 @@ def _make_enlarge(studio: Studio) -> Callable:
             compare: what to show beside it.
             seed: seed of all randomness.
         """
-        asked = {
-            "spatial_guidance_scale": guidance,
-            "hierarchical": hierarchy,
-            "num_extrapolated": frequencies,
-        }
+        asked = {"spatial_guidance_scale": guidance, "hierarchical": hierarchy, "num_extrapolated": frequencies}
         kinds = {
             f"{factor:g} times the size": asked,
             PLAIN: asked | {"spatial_guidance_scale": 1.0},

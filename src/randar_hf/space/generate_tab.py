@@ -5,10 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from .controls import MODEL_QUEUE, build_seed, on_gpu
+from .controls import GALLERY, PIXELS, build_buttons, build_guidance, build_seed, connect, of_model
 from .drawing import draw_film, draw_sheet
 from .files import keep_file
-from .inputs import explained
 from .snippets import write_snippet
 from .studio import MAX_IMAGES, Studio
 
@@ -18,16 +17,12 @@ def build_generate_tab(studio: Studio, source: str | None) -> gr.Gallery:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             controls = _build_controls(studio)
-            with gr.Row():
-                button = gr.Button("Generate", variant="primary", elem_id="generate-run")
-                stop = gr.Button("Stop", variant="stop", elem_id="generate-stop")
+            buttons = build_buttons("Generate")
         with gr.Column(scale=3, min_width=280):
             results = _build_results()
     with gr.Accordion("The same in Python", open=False):
         snippet = gr.Code(language="python", label="Settings as code", interactive=False)
-    task = _make_task(studio, source)
-    run = button.click(task, controls, [*results, snippet], **MODEL_QUEUE, api_name="generate")
-    stop.click(None, cancels=run, api_visibility="private")
+    connect(buttons, _make_task(studio, source), controls, [*results, snippet], api_name="generate")
     return results[-1]
 
 
@@ -44,14 +39,7 @@ def _build_controls(studio: Studio) -> list[gr.components.Component]:
     )
     count = gr.Slider(1, 8, 4, step=1, label="Images of each class", info=f"At most {MAX_IMAGES} in all.")
     seed = build_seed("The first image takes this seed, the next ones count up.")
-    guidance = gr.Slider(
-        0,
-        20,
-        generation.guidance_scale,
-        step=0.1,
-        label="Guidance",
-        info="How strongly the class is asked for; 1 turns guidance off.",
-    )
+    guidance = build_guidance(studio)
     order = gr.Dropdown(
         studio.orders,
         value=generation.order if studio.any_order else studio.orders[0],
@@ -84,14 +72,12 @@ def _build_results() -> tuple[gr.Image, gr.DownloadButton, gr.DownloadButton, gr
     """Build what the task gives: the sheet, its PNG and GIF, and image by image."""
     sheet = gr.Image(
         label="Images as they appear",
-        format="png",
         type="pil",
-        interactive=False,
         elem_id="generate-sheet",
         height=360,
-        elem_classes="pixels",
         alt_text="The generated images, a row for each class",
         buttons=["fullscreen"],
+        **PIXELS,
     )
     with gr.Row():
         png = gr.DownloadButton("Download PNG")
@@ -100,13 +86,9 @@ def _build_results() -> tuple[gr.Image, gr.DownloadButton, gr.DownloadButton, gr
         label="Image by image",
         height="auto",
         columns=4,
-        object_fit="contain",
-        elem_classes="pixels",
-        format="png",
-        type="filepath",
-        interactive=False,
         buttons=["download", "fullscreen"],
         elem_id="generate-images",
+        **GALLERY,
     )
     return sheet, png, gif, latest
 
@@ -114,8 +96,7 @@ def _build_results() -> tuple[gr.Image, gr.DownloadButton, gr.DownloadButton, gr
 def _make_task(studio: Studio, source: str | None) -> Callable:
     names = studio.class_names()
 
-    @explained
-    @on_gpu
+    @of_model
     def generate(classes: list[int], count: int, seed: int, guidance: float, order: str, steps: int, window: int):
         """Generate images of classes: a sheet with a row for each class, its PNG and GIF, each image, and Python code.
 
@@ -130,9 +111,8 @@ def _make_task(studio: Studio, source: str | None) -> Callable:
         """
         settings: dict[str, Any] = {"guidance_scale": guidance}
         if studio.any_order:
-            settings |= {"order": order} | (
-                {"speculative_window": window} if window else {"num_inference_steps": steps}
-            )
+            pace = {"speculative_window": window} if window else {"num_inference_steps": steps}
+            settings |= {"order": order} | pace
         labels = [label if label in studio.pipe.id2label.values() else i for i, label in enumerate(names)]
         code = write_snippet(type(studio.pipe).__name__, source, [labels[i] for i in classes], count, seed, settings)
         sheets = []  # all outputs are given as values: gradio loses track of the files of a component it updates

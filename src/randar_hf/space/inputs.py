@@ -1,30 +1,10 @@
-"""What a visitor hands in: images within limits, and the choice of one."""
-
-import functools
-from collections.abc import Callable, Iterator
+"""The choice of an image, from those of the visitor or of the model."""
 
 import gradio as gr
 from PIL import Image
 
 from .components import ImageInput
-
-
-def mask_of_size(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A mask in another size (width, height): white where it has any white."""
-    return mask.resize(size, Image.Resampling.BOX).point(lambda value: 255 * (value > 0))
-
-
-def explained(task: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """A task, as an iterator, whose errors of value reach the visitor as messages."""
-
-    @functools.wraps(task)
-    def run(*arguments):
-        try:
-            yield from task(*arguments)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-
-    return run
+from .controls import GALLERY
 
 
 def build_source(examples: list[Image.Image]) -> tuple[gr.Image, gr.Gallery]:
@@ -51,12 +31,8 @@ def build_source(examples: list[Image.Image]) -> tuple[gr.Image, gr.Gallery]:
         columns=4,
         height=250,
         allow_preview=False,
-        object_fit="contain",
-        elem_classes="pixels",
         buttons=[],
-        interactive=False,
-        format="png",
-        type="filepath",
+        **GALLERY,
     )
     shelf.select(_chosen, shelf, image, api_visibility="private", show_progress="hidden")
     return image, shelf

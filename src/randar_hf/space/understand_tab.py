@@ -6,10 +6,10 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
-from .controls import MODEL_QUEUE, build_seed, on_gpu
+from .controls import MODEL_QUEUE, PIXELS, build_seed, check_image, of_model
 from .drawing import colour_features, draw_order
 from .files import keep_file
-from .inputs import build_source, explained
+from .inputs import build_source
 from .studio import Studio
 
 
@@ -50,15 +50,13 @@ def _build_reading(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
                 once, twice = (
                     gr.Image(
                         label=f"Features, read {times}",
-                        format="png",
                         type="pil",
-                        interactive=False,
-                        elem_classes="pixels",
                         alt_text=f"Features of the sequence read {times}, as colours",
                         elem_id=f"understand-{times}",
                         buttons=["download", "fullscreen"],
                         min_width=120,
                         height=260,
+                        **PIXELS,
                     )
                     for times in ("once", "twice")
                 )
@@ -75,8 +73,7 @@ def _build_reading(studio: Studio, examples: list[Image.Image]) -> gr.Gallery:
 def _make_understand(studio: Studio) -> Callable:
     names = studio.class_names()
 
-    @explained
-    @on_gpu
+    @of_model
     def understand(image: Image.Image, classes: list[int], num_orders: int, seed: int):
         """Judge how likely an image is as each class, and show its features as colours, read once and twice.
 
@@ -86,8 +83,7 @@ def _make_understand(studio: Studio) -> Callable:
             num_orders: random orders to average over.
             seed: seed of the orders.
         """
-        if image is None:
-            raise ValueError("There is no image yet: upload one, or choose one below.")
+        check_image(image)
         if not classes and len(names) > MAX_CLASSES:
             raise ValueError(f"No class is chosen: of {len(names)} classes choose some to judge.")
         judged = classes or list(range(len(names)))
