@@ -14,6 +14,7 @@ import torch
 from diffusers import VQModel
 from PIL import Image
 
+import randar_hf
 from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.cli import main
 from randar_hf.pipelines import RandARPipeline
@@ -28,24 +29,26 @@ FIXTURES = Path(__file__).parent / "fixtures"
 CLASS_NAMES = {0: "tench", 1: "great white shark, white shark", 2: "crane", 3: "crane", 4: "sea snake"}
 
 
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_classes": 5,
+    "grid_size": 4,
+    "class_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "mlp_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "initializer_range": 0.3,
+}
+
+
 def build_model(**overrides) -> RandARForCausalLM:
     """A model of two layers on a 4 x 4 grid, with a head that is not zero and no dropout."""
     torch.manual_seed(0)
-    settings = {
-        "vocab_size": 32,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_classes": 5,
-        "grid_size": 4,
-        "class_dropout": 0.0,
-        "token_dropout": 0.0,
-        "residual_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "initializer_range": 0.3,
-    }
-    model = RandARForCausalLM(RandARConfig(**{**settings, **overrides})).eval()
+    model = RandARForCausalLM(RandARConfig(**{**SIZES, "token_dropout": 0.0, **overrides})).eval()
     torch.nn.init.normal_(model.lm_head.weight, std=0.3)
     return model
 
@@ -53,21 +56,7 @@ def build_model(**overrides) -> RandARForCausalLM:
 def build_rar(**overrides) -> RARForCausalLM:
     """An RAR of two layers on a 4 x 4 grid, with modulations that are not zero and no dropout."""
     torch.manual_seed(0)
-    settings = {
-        "vocab_size": 32,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_classes": 5,
-        "grid_size": 4,
-        "class_dropout": 0.0,
-        "residual_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.3,
-    }
-    model = RARForCausalLM(RARConfig(**{**settings, **overrides})).eval()
+    model = RARForCausalLM(RARConfig(**{**SIZES, **overrides})).eval()
     for name, parameter in model.named_parameters():
         if "modulation" in name or "start_token" in name:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -115,6 +104,22 @@ def model():
 @pytest.fixture
 def vqvae():
     return build_vqvae()
+
+
+@pytest.fixture(scope="session")
+def hasty_checkpoint(tmp_path_factory):
+    """The shipped model that stores four steps of decoding: where it is enough that something is generated."""
+    folder = tmp_path_factory.mktemp("hasty") / "icons"
+    shutil.copytree(randar_hf.demo_checkpoint(), folder)
+    settings = folder / "transformer" / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"num_inference_steps": 4}))
+    return folder
+
+
+@pytest.fixture
+def hasty(hasty_checkpoint, monkeypatch):
+    """Let `demo_checkpoint()` be the one of four steps."""
+    monkeypatch.setitem(randar_hf.DEMO_FOLDERS, "randar", str(hasty_checkpoint))
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The times and sizes that `randar-hf bench` gives."""
 
-import json
-
 import pytest
+import torch
 from transformers import CompileConfig
 
 from randar_hf import RandARConfig, RARConfig
@@ -32,16 +31,19 @@ def test_bench_of_rar_takes_a_step_for_each_token(monkeypatch, make_rar):
 def test_the_table_of_the_bench_in_small(monkeypatch, make_model):
     config = make_model(num_hidden_layers=1).config
     monkeypatch.setattr(RandARConfig, "from_size", classmethod(lambda cls, size: config))
-    ways = [{"num_inference_steps": 3}, {"speculative_window": 4}]
+    ways = [{"num_inference_steps": 2}, {"speculative_window": 4}]
     compiled = CompileConfig(backend="eager", mode=None, fullgraph=True)
-    table = measure_table("cpu", "bfloat16", ("L",), (1, 2), ways, compiled)
+    with torch._dynamo.config.patch(recompile_limit=2):  # a row has as many shapes, and forgets those of the last
+        table = measure_table("cpu", "bfloat16", ("L",), (2,), ways, compiled)
     rows = table["rows"]
-    assert table["device"] == "cpu" and table["dtype"] == "bfloat16" and len(rows) == 2 * 2 * 2
-    assert len({json.dumps(row | {"seconds": 0}) for row in rows}) == len(rows)
+    assert table["device"] == "cpu" and table["dtype"] == "bfloat16"
+    assert [(row["captured"], row.get("num_inference_steps")) for row in rows] == [
+        (False, 2), (False, None), (True, 2), (True, None)
+    ]  # fmt: skip
     for row in rows:
-        assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds"])
+        assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
         assert row["passes"] == row.get("num_inference_steps", row["passes"]) and 1 <= row["passes"] <= 16
-    assert sum(row["captured"] for row in rows) == 4 and sum(row["seconds"] for row in rows) < table["seconds"]
+    assert sum(row["seconds"] for row in rows) < table["seconds"]
 
 
 def test_the_table_of_the_bench_begins_nothing_after_its_time(monkeypatch, make_model):

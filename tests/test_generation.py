@@ -72,23 +72,22 @@ def test_plain_raster_model(make_model):
 @torch.no_grad()
 def test_sampling_follows_the_model_exactly(make_model):
     # One unknown token: its law is the softmax of one prediction.
-    model = make_model(vocab_size=4)
+    model = make_model(vocab_size=4, grid_size=2)
     count = 20_000
-    tokens = torch.randint(4, (1, 16), generator=torch.Generator().manual_seed(0)).expand(count, -1)
-    known = torch.ones(count, 16, dtype=torch.bool)
-    known[:, 5] = False
+    tokens = torch.randint(4, (1, 4), generator=torch.Generator().manual_seed(0)).expand(count, -1)
+    known = torch.ones(count, 4, dtype=torch.bool)
+    known[:, 1] = False
     drawn = model.generate(
         [2] * count, known_tokens=tokens, known_mask=known, order="raster", guidance_scale=1.0,
         temperature=0.7, generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
-    order = torch.tensor([*range(5), *range(6, 16), 5])
+    order = torch.tensor([0, 2, 3, 1])
     law = (model(tokens[:1], torch.tensor([2]), order=order).logits[0, -1] / 0.7).softmax(-1)
-    frequencies = torch.bincount(drawn[:, 5], minlength=4) / count
+    frequencies = torch.bincount(drawn[:, 1], minlength=4) / count
     assert ((frequencies - law).abs() < 4 * (law * (1 - law) / count).sqrt() + 1e-4).all()
 
 
-@pytest.mark.parametrize("order", ORDER_NAMES)
-@pytest.mark.parametrize("steps", [1, 5, 16])
+@pytest.mark.parametrize(("order", "steps"), [*((name, 5) for name in ORDER_NAMES), ("random", 1), ("random", 16)])
 def test_an_image_does_not_depend_on_its_batch(model, generators, order, steps):
     together = model.generate([0, 1, 2, 3], order=order, num_inference_steps=steps, generator=generators(4))
     assert together.min() >= 0

@@ -18,11 +18,22 @@ from randar_hf.pipelines import (
 )
 
 
-TOKENS, KNOWN = torch.zeros(2, 16, dtype=torch.long), torch.arange(16)[None] < torch.tensor([[3], [9]])
-IMAGE, MASK = torch.rand(2, 3, 16, 16), (torch.arange(16) > 8).float().expand(2, 1, 16, 16)
+TOKENS, KNOWN = torch.zeros(2, 9, dtype=torch.long), torch.arange(9)[None] < torch.tensor([[2], [5]])
+IMAGE, MASK = torch.rand(2, 3, 12, 12), (torch.arange(12) > 6).float().expand(2, 1, 12, 12)
+PACES = [{}, {"speculative_window": 3}]
 
 
-@pytest.mark.parametrize("pace", [{}, {"speculative_window": 4}])
+@pytest.fixture
+def model(make_model):
+    return make_model(num_hidden_layers=1, grid_size=3)
+
+
+@pytest.fixture
+def rar(make_rar):
+    return make_rar(num_hidden_layers=1, grid_size=3)
+
+
+@pytest.mark.parametrize("pace", PACES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -35,8 +46,8 @@ IMAGE, MASK = torch.rand(2, 3, 16, 16), (torch.arange(16) > 8).float().expand(2,
         {"known_tokens": TOKENS.to("meta"), "known_mask": KNOWN, "spatial_guidance_scale": 2.0},
     ],
 )
-def test_models(model, make_rar, settings, pace):
-    for each in (model, make_rar()):
+def test_models(model, rar, settings, pace):
+    for each in (model, rar):
         assert each.to("meta").generate([0, 1], **settings, **pace).device.type == "meta"
 
 
@@ -48,20 +59,20 @@ def test_refining(model, mask, device):
     assert found.device.type == "meta"
 
 
-@pytest.mark.parametrize("pace", [{}, {"speculative_window": 4}])
+@pytest.mark.parametrize("pace", PACES)
 @pytest.mark.parametrize(
     ("pipeline", "arguments"),
     [
         (RandARPipeline, {"spatial_guidance_scale": 2.0, "refine": 2}),
         (RandARInpaintPipeline, {"image": IMAGE, "mask_image": MASK, "strength": 0.7, "seam": 2, "refine": 1}),
-        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8, "refine": 1}),
-        (RandAROutpaintPipeline, {"image": IMAGE, "left": 8, "attention": "sliding_window"}),
+        (RandAROutpaintPipeline, {"image": IMAGE, "left": 4, "refine": 1}),
+        (RandAROutpaintPipeline, {"image": IMAGE, "left": 4, "attention": "sliding_window"}),
         (RandARExtrapolationPipeline, {"refine": 1}),
         (RARPipeline, {}),
     ],
 )
-def test_pipelines_up_to_the_pixels(model, make_rar, vqvae, pipeline, arguments, pace):
-    pipe = pipeline((make_rar() if pipeline is RARPipeline else model).to("meta"), vqvae.to("meta"))
+def test_pipelines_up_to_the_pixels(model, rar, vqvae, pipeline, arguments, pace):
+    pipe = pipeline((rar if pipeline is RARPipeline else model).to("meta"), vqvae.to("meta"))
     pipe.set_progress_bar_config(disable=True)
     images = pipe([0, 1], output_type="pt", **arguments, **pace).images
     assert images.device.type == "meta" and images.shape[:2] == (2, 3)
@@ -102,7 +113,8 @@ def test_captured_passes_give_the_tokens_of_eager_ones(build, pace, request, gen
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("pace", [{"num_inference_steps": 5}, {"speculative_window": 4}])
-def test_a_gpu_gives_the_tokens_of_the_cpu_without_a_sync(model, generators, pace):
+def test_a_gpu_gives_the_tokens_of_the_cpu_without_a_sync(make_model, generators, pace):
+    model = make_model()
     expected = model.generate([0, 1], generator=generators(2), **pace)
     states = model.to("cuda").generation_steps([0, 1], generator=generators(2), **pace)
     next(states)

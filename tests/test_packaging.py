@@ -195,7 +195,7 @@ def test_links_of_the_readme_work_on_a_package_index(package):
     assert f"repository: {home}\n" in (ROOT / "mkdocs.yml").read_text()
 
 
-def test_importing_costs_no_more_than_a_model_of_transformers():
+def test_importing_registers_the_models_and_costs_no_more_than_one_of_transformers():
     """
     `import randar_hf` loads what the import of a model class of transformers loads, and little beside it.
 
@@ -213,5 +213,11 @@ def test_importing_costs_no_more_than_a_model_of_transformers():
         "added = {name for name in set(sys.modules) - before if not name.startswith(('randar_hf', '__editable__'))}\n"
         "assert len(added) < 10, added\n"
         "assert not {'diffusers', 'datasets', 'gradio', 'accelerate.accelerator'} & added, added\n"
+        "from transformers import AutoConfig, AutoModel, AutoModelForCausalLM\n"
+        "import torch\n"
+        "with torch.device('meta'):\n"
+        "    for kind in ('randar', 'rar'):\n"
+        "        for auto in (AutoModel, AutoModelForCausalLM):\n"
+        "            auto.from_config(AutoConfig.for_model(kind, num_hidden_layers=1))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -39,21 +39,20 @@ def check(model, labels, windows=(1, 3, 8, 16), **settings):
     return counts
 
 
-@pytest.mark.parametrize("order", ["random", "hierarchical", "raster", "drawn"])
 @pytest.mark.parametrize(
-    "guidance",
+    ("order", "guidance"),
     [
-        {"guidance_scale": 1.0},
-        {"guidance_scale": 4.0, "guidance_schedule": "linear"},
-        {"guidance_scale": 3.0, "guidance_schedule": "constant"},
-        {"guidance_scale": 4.0, "guidance_schedule": "power_cosine", "guidance_power": 1.5},
+        ("raster", {"guidance_scale": 1.0}),
+        ("random", {"guidance_scale": 4.0, "guidance_schedule": "linear"}),
+        ("hierarchical", {"guidance_scale": 3.0, "guidance_schedule": "constant"}),
+        ("sampled", {"guidance_scale": 4.0, "guidance_schedule": "power_cosine", "guidance_power": 1.5}),
     ],
 )
 def test_the_shipped_model_gives_the_same_tokens_in_fewer_passes(shipped, order, guidance):
-    if order == "drawn":
+    if order == "sampled":
         order = make_order("random", 8, 8, 4, torch.Generator().manual_seed(9))
-    counts = check(shipped, [0, 3, 5, 9], windows=(4, 8, 32), order=order, **guidance)
-    assert counts[0] < 50 and counts[2] < counts[0] and counts[2] < 36
+    small, large = check(shipped, [0, 3, 5, 9], windows=(4, 32), order=order, **guidance)
+    assert small < 50 and large < small and large < 36
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 5}, {"top_p": 0.8}, {"temperature": 1.3, "top_k": 20, "top_p": 0.95}])

@@ -19,27 +19,29 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import AutoModelForCausalLM
 generator = torch.Generator()
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline="pipeline", trust_remote_code=True)
-tokens = pipe(["tench", 4], generator=generator.manual_seed(0), output_type="latent").images
-image = pipe("tench", generator=generator.manual_seed(0), output_type="np").images
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], subfolder="transformer", trust_remote_code=True)
-same = model.generate([0, 4], generator=generator.manual_seed(0))
-print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": float(image.mean())}))
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+    tokens = pipe(["tench", 4], generator=generator.manual_seed(0), output_type="latent").images
+    image = pipe("tench", generator=generator.manual_seed(0), output_type="np").images
+    model = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer", trust_remote_code=True)
+    same = model.generate([0, 4], generator=generator.manual_seed(0))
+    print(json.dumps({"tokens": tokens.tolist(), "same": same.tolist(), "mean": float(image.mean())}))
 """
 
 
-@pytest.mark.parametrize("kind", ["pipe", "rar_pipe"])
-def test_a_folder_with_code_needs_no_package(kind, request, tmp_path):
-    pipe = request.getfixturevalue(kind)
-    save_with_code(pipe, tmp_path / "export")
+def test_folders_with_code_need_no_package(pipe, rar_pipe, tmp_path):
+    pipes = {str(tmp_path / "randar"): pipe, str(tmp_path / "rar"): rar_pipe}
+    for folder, each in pipes.items():
+        save_with_code(each, folder)
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path / "export")]
+    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, *pipes]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
-    found = json.loads(result.stdout.splitlines()[-1])
-    expected = pipe([0, 4], generator=torch.Generator().manual_seed(0), output_type="latent").images
-    image = pipe(0, generator=torch.Generator().manual_seed(0), output_type="np").images
-    assert found["tokens"] == found["same"] == expected.tolist()
-    assert found["mean"] == pytest.approx(float(image.mean()))
+    for line, each in zip(result.stdout.splitlines()[-2:], pipes.values(), strict=True):
+        found = json.loads(line)
+        expected = each([0, 4], generator=torch.Generator().manual_seed(0), output_type="latent").images
+        image = each(0, generator=torch.Generator().manual_seed(0), output_type="np").images
+        assert found["tokens"] == found["same"] == expected.tolist()
+        assert found["mean"] == pytest.approx(float(image.mean()))
 
 
 def test_code_runs_only_if_trusted(pipe, tmp_path):

@@ -14,16 +14,17 @@ def pipe(model, vqvae, class_names):
     return pipe
 
 
-def draw(pipe, labels, seed=0, output_type="latent", **settings):
+def sample(pipe, labels, seed=0, output_type="latent", num_inference_steps=4, **settings):
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(labels))]
-    return pipe(labels, generator=generators, output_type=output_type, **settings).images
+    settings |= {"output_type": output_type, "num_inference_steps": num_inference_steps}
+    return pipe(labels, generator=generators, **settings).images
 
 
 def test_the_first_stage_equals_generation_at_the_trained_size(pipe, generators):
-    native = pipe.transformer.generate([0, 3], generator=generators(2))
-    finer = draw(pipe, [0, 3])
+    native = pipe.transformer.generate([0, 3], num_inference_steps=4, generator=generators(2))
+    finer = sample(pipe, [0, 3])
     assert torch.equal(finer.view(2, 8, 8)[:, ::2, ::2].reshape(2, -1), native)
-    thrice = draw(pipe, [0, 3], height=48, width=48)
+    thrice = sample(pipe, [0, 3], height=48, width=48)
     assert torch.equal(thrice.view(2, 12, 12)[:, ::3, ::3].reshape(2, -1), native)
 
 
@@ -32,7 +33,7 @@ def test_shipped_images_of_twice_the_size_show_the_class():
     pipe = RandARExtrapolationPipeline.from_pretrained(demo_checkpoint())
     pipe.set_progress_bar_config(disable=True)
     classes = [8 * i for i in range(12)]
-    pixels = draw(pipe, classes, output_type="pt", num_inference_steps=16, spatial_guidance_scale=1.0)
+    pixels = sample(pipe, classes, output_type="pt", num_inference_steps=16, spatial_guidance_scale=1.0)
     small = torch.nn.functional.avg_pool2d(pixels, 2)  # (12, 3, 32, 32)
     tokens = vq.encode(pipe.vqvae, 2 * small - 1).flatten(1)  # (12, N)
     nats = pipe.transformer.class_log_likelihoods(tokens, classes, generator=torch.Generator().manual_seed(0))
@@ -43,63 +44,61 @@ def test_shipped_images_of_twice_the_size_show_the_class():
 @pytest.mark.parametrize("hierarchical", [True, False])
 def test_any_factor_and_rectangle(pipe, size, hierarchical):
     height, width = size
-    images = draw(pipe, [1], height=height, width=width, hierarchical=hierarchical, output_type="pt")
+    images = sample(pipe, [1], height=height, width=width, hierarchical=hierarchical, output_type="pt")
     assert images.shape == (1, 3, height, width)
 
 
 def test_the_trained_size_is_plain_generation(pipe, generators):
-    assert torch.equal(
-        draw(pipe, [0, 3], height=16, width=16), pipe.transformer.generate([0, 3], generator=generators(2))
-    )
+    expected = pipe.transformer.generate([0, 3], num_inference_steps=4, generator=generators(2))
+    assert torch.equal(sample(pipe, [0, 3], height=16, width=16), expected)
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"hierarchical": False}, {"spatial_dropout_tokens": "coarse"}, {"height": 24, "width": 24}]
 )
 def test_an_image_does_not_depend_on_its_batch(pipe, settings):
-    together = draw(pipe, [0, 3, 4], **settings)
+    together = sample(pipe, [0, 3, 4], **settings)
     for row, label in enumerate([0, 3, 4]):
-        assert torch.equal(draw(pipe, [label], seed=row, **settings), together[row : row + 1])
+        assert torch.equal(sample(pipe, [label], seed=row, **settings), together[row : row + 1])
 
 
 def test_weight_one_is_no_spatial_guidance(pipe):
-    plain = draw(pipe, [0], spatial_guidance_scale=1.0)
+    plain = sample(pipe, [0], spatial_guidance_scale=1.0)
     rows = []
     forward = pipe.transformer.forward
     pipe.transformer.forward = lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs)
-    assert torch.equal(draw(pipe, [0], spatial_guidance_scale=1.0), plain) and set(rows) == {2}
+    assert torch.equal(sample(pipe, [0], spatial_guidance_scale=1.0), plain) and set(rows) == {2}
     rows.clear()
-    assert not torch.equal(draw(pipe, [0], spatial_guidance_scale=2.5), plain) and set(rows) == {2, 3}
+    assert not torch.equal(sample(pipe, [0], spatial_guidance_scale=2.5), plain) and set(rows) == {2, 3}
 
 
 def test_guidance_by_space_alone(pipe):
     rows = []
     forward = pipe.transformer.forward
     pipe.transformer.forward = lambda **inputs: rows.append(inputs) or forward(**inputs)
-    draw(pipe, [0], guidance_scale=1.0)
+    sample(pipe, [0], guidance_scale=1.0)
     assert {len(inputs["input_ids"]) for inputs in rows} == {1, 2}
     assert all((inputs["class_labels"] == 0).all() for inputs in rows)
 
 
-def lacking(pipe, **settings):
+def dropped_at_the_end(pipe, **settings):
     """Fraction of all positions, and of the coarse ones, that spatial guidance's second sequence drops at the end."""
     seen = []
     forward = pipe.transformer.forward
     pipe.transformer.forward = lambda **inputs: seen.append(inputs["input_ids"]) or forward(**inputs)
-    tokens = draw(pipe, [0], **settings)[0]
+    tokens = sample(pipe, [0], **settings)[0]
     pipe.transformer.forward = forward
-    left_out = (seen[-1][-1] < 0) & (seen[-1][0] >= 0)
-    grid = left_out.view(8, 8)
+    dropped = (seen[-1][-1] < 0) & (seen[-1][0] >= 0)
     assert tokens.shape == (64,)
-    return left_out.sum().item(), grid[::2, ::2].sum().item()
+    return dropped.sum().item(), dropped.view(8, 8)[::2, ::2].sum().item()
 
 
 def test_dropout_of_all_or_of_coarse_tokens(pipe):
-    everywhere, coarse = lacking(pipe, spatial_dropout=0.5)
+    everywhere, coarse = dropped_at_the_end(pipe, spatial_dropout=0.5)
     assert everywhere > coarse > 0
-    everywhere, coarse = lacking(pipe, spatial_dropout=0.5, spatial_dropout_tokens="coarse")
+    everywhere, coarse = dropped_at_the_end(pipe, spatial_dropout=0.5, spatial_dropout_tokens="coarse")
     assert everywhere == coarse == 8
-    assert lacking(pipe, spatial_dropout=0.0) == (0, 0)
+    assert dropped_at_the_end(pipe, spatial_dropout=0.0) == (0, 0)
 
 
 def test_steps_in_the_open(pipe):
@@ -109,7 +108,7 @@ def test_steps_in_the_open(pipe):
         partial.append(inputs["latents"])
         return inputs
 
-    tokens = draw(pipe, [0], num_inference_steps=4, callback_on_step_end=keep)
+    tokens = sample(pipe, [0], callback_on_step_end=keep)
     assert len(partial) == pipe.num_timesteps == 4 + 12
     known = [(latents >= 0).sum().item() for latents in partial]
     assert known == sorted(known) and known[3] == 16 and known[-1] == 64
@@ -117,8 +116,8 @@ def test_steps_in_the_open(pipe):
 
 
 def test_refinement_keeps_the_size(pipe):
-    plain = draw(pipe, [0])
-    refined = draw(pipe, [0], refine=1, refine_share=0.25)
+    plain = sample(pipe, [0])
+    refined = sample(pipe, [0], refine=1, refine_share=0.25)
     assert refined.shape == plain.shape and 0 < (refined != plain).sum() <= 16
 
 
@@ -151,4 +150,4 @@ def test_pipelines_lend_their_parts(pipe):
 def test_wrong_input_is_named_before_any_work(pipe, settings, message):
     pipe.transformer.forward = None  # nothing runs
     with pytest.raises(ValueError, match=message):
-        draw(pipe, [0], **settings)
+        sample(pipe, [0], **settings)

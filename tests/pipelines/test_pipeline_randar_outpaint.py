@@ -51,14 +51,15 @@ def test_every_side_is_filled_and_the_image_stays(pipe, attention, sides, size):
     width = size[1] + sides.get("left", 0) + sides.get("right", 0)
     position = position_of(image, **sides)
 
-    latents = tokens(pipe, 1, image, **sides, attention=attention)
+    settings = {**sides, "attention": attention, "num_inference_steps": 4}
+    latents = tokens(pipe, 1, image, **settings)
     assert latents.shape == (1, height * width // 16) and latents.min() >= 0
     known = encode_images(pipe.vqvae, torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)
     in_tokens = tuple(slice(side.start // 4, side.stop // 4) for side in position)
     assert torch.equal(latents.view(height // 4, width // 4)[in_tokens], known[0])
 
     generator = torch.Generator().manual_seed(0)
-    extended = pipe(1, PIL.Image.fromarray(image), **sides, attention=attention, generator=generator).images[0]
+    extended = pipe(1, PIL.Image.fromarray(image), **settings, generator=generator).images[0]
     assert extended.size == (width, height)
     np.testing.assert_array_equal(np.asarray(extended)[position], image)
     decoded = pipe.image_processor.postprocess(pipe.decode_latents(latents, height // 4, width // 4))[0]
@@ -96,7 +97,7 @@ def test_full_attention_is_one_generation_on_the_canvas(pipe):
 @pytest.mark.parametrize("attention", ["full", "sliding_window"])
 def test_an_image_does_not_depend_on_its_batch(pipe, generators, attention):
     images = list(make_images(2))
-    settings = {"right": 12, "bottom": 8, "attention": attention, "output_type": "latent"}
+    settings = {"right": 12, "bottom": 8, "attention": attention, "output_type": "latent", "num_inference_steps": 4}
     together = pipe([1, 4], images, num_images_per_prompt=2, generator=generators(4), **settings).images
     for i, label in enumerate([1, 1, 4, 4]):
         alone = pipe(label, images[i // 2], generator=generators(1, i), **settings).images
