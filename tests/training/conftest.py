@@ -21,8 +21,10 @@ from randar_hf.training import (
     TokenizingConfig,
     TrainingConfig,
     tokenize_images,
+    tokenizer_training,
     train,
     train_tokenizer,
+    trainer,
 )
 
 
@@ -41,6 +43,19 @@ def fresh_accelerate():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture
+def curves():
+    """A test that asks for this has the curves of its runs drawn."""
+
+
+@pytest.fixture(autouse=True)
+def no_curves_unless_asked(request, monkeypatch):
+    """Curves take longer than the few steps of these runs."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr(trainer, "save_curves", lambda folder: None)
+        monkeypatch.setattr(tokenizer_training, "save_curves", lambda folder: None)
 
 
 def make_image(label: int, index: int) -> PILImage.Image:

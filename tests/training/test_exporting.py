@@ -20,9 +20,8 @@ from randar_hf.training.trainer import Trainer
 
 @pytest.fixture
 def settings(training_settings, tokenizer_folder, monkeypatch):
-    """Six steps, each validated, without previews and curves."""
+    """Six steps, each validated, without previews."""
     monkeypatch.setattr(trainer, "draw_preview", lambda *_: Image.new("RGB", (8, 8)))
-    monkeypatch.setattr(trainer, "save_curves", lambda _: None)
     more = {"tokenizer": str(tokenizer_folder), "validation_split": "validation", "validation_steps": 1}
     return {**training_settings, **more}
 

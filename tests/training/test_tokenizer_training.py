@@ -20,7 +20,7 @@ from randar_hf.training.failures import TrainingError
 from randar_hf.training.tokenizer_evaluation import structural_similarity
 
 
-def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings, tmp_path, capsys):
+def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings, tmp_path, capsys, curves):
     config = TokenizerTrainingConfig(
         dataset=str(image_parquet),
         output_dir=str(tmp_path / "tokenizer"),
@@ -31,6 +31,7 @@ def test_trains_from_parquet_and_reports(image_parquet, small_tokenizer_settings
     metrics = train_tokenizer(config)
     assert metrics["psnr"] > 8 and 0 < metrics["ssim"] < 1 and 1 < metrics["used_codes"] <= 16
     assert Image.open(tmp_path / "tokenizer" / "previews" / "step-30.png").size == (6 * 16, 2 * 16)
+    assert (tmp_path / "tokenizer" / "validation.png").is_file()
     last = capsys.readouterr().out.splitlines()[-1]
     said = f"PSNR of {metrics['psnr']:.2f} dB and an SSIM of {metrics['ssim']:.3f} after 30 steps, the best of the run"
     assert said in last and said in (tmp_path / "tokenizer" / "README.md").read_text()

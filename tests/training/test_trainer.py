@@ -12,11 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from randar_hf import RandARForCausalLM
 from randar_hf.training import TrainingConfig, train
+from randar_hf.training.curves import save_curves
 from randar_hf.training.trainer import Trainer
 
 
 def test_run_writes_model_checkpoints_metrics_previews_and_report(
-    training_settings, tokenizer_folder, read_metrics, capsys
+    training_settings, tokenizer_folder, read_metrics, capsys, curves
 ):
     config = TrainingConfig(**training_settings, tokenizer=str(tokenizer_folder), validation_split="validation")
     folder = train(config)
@@ -27,7 +28,7 @@ def test_run_writes_model_checkpoints_metrics_previews_and_report(
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
     assert (folder / "previews" / "step-6.png").is_file()
     loss = read_metrics(folder)[-1]["validation_loss"]
-    assert Image.open(folder / "validation.png").size == (640, 400)
+    assert (folder / "validation.png").is_file()
     said = f"Validation loss of {loss:.3f} nats per token after 6 steps, the best of the run."
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("RandARPipeline with ") and said in last
@@ -35,6 +36,15 @@ def test_run_writes_model_checkpoints_metrics_previews_and_report(
     for readme in (folder / "README.md", folder / "pipeline" / "README.md"):
         assert said in readme.read_text()
     assert "![step-6](previews/step-6.png)" in (folder / "README.md").read_text()
+
+
+def test_curves_are_of_what_is_finite_and_of_whole_lines(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "lo')
+    save_curves(tmp_path)
+    assert not (tmp_path / "validation.png").exists()  # there is nothing to draw
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "loss": 1.5}\n')
+    save_curves(tmp_path)
+    assert Image.open(tmp_path / "validation.png").size == (640, 400)
 
 
 def test_old_checkpoints_go_beyond_the_limit(training_settings):
