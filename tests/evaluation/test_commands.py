@@ -52,7 +52,7 @@ def test_wrong_evaluation_is_one_line_and_writes_nothing(vit, make_images, tmp_p
     before = sorted(tmp_path.rglob("*"))
     for message, words in (
         ("`samples` must be an npz file that exists", ("nothing.npz", "--reference", reference)),
-        ("go with a pipeline", (samples, "--reference", reference, "--num-images", 5)),
+        ("must go with a pipeline", (samples, "--reference", reference, "--num-images", 5)),
         ("`--save-reference` must end in .npz", (samples, "--reference", reference, "--save-reference", "a.txt")),
         ("`--output` must end in .json", (samples, "--reference", reference, "--output", "a.txt")),
         ("`batch_size` must be an int of at least 1", (samples, "--reference", reference, "--batch-size", 0)),

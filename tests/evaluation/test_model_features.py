@@ -138,7 +138,7 @@ def test_wrong_recipes_are_one_sentence(name):
 
 def test_labels_are_needed(make_images, tmp_path):
     folder = make_images("images", 4, classes=1) / "class_0"
-    with pytest.raises(ValueError, match="`data` must have classes: sub-folders or a column of labels"):
+    with pytest.raises(ValueError, match="`data` must have classes, sub-folders or a column of labels, got none"):
         check_labels(open_images("data", folder))
     with pytest.raises(ValueError, match="`data` must have classes below 2, got 2"):
         check_labels(open_images("data", make_images("three", 4)), 2)
@@ -200,6 +200,6 @@ def test_wrong_classification_is_one_sentence_and_writes_nothing(pipe, make_imag
     with pytest.raises(ValueError, match="`num_orders` must be 1 for a model of the order 'raster' alone, got 20"):
         classify_images(RARPipeline(rar, vqvae), images, tmp_path / "out")
     images.class_names[0] = "nothing"
-    with pytest.raises(ValueError, match="must name its classes as the model does, which has no 'nothing'"):
+    with pytest.raises(ValueError, match="must name its classes as the model does, got 'nothing'"):
         class_ids(images, pipe.id2label, 5)
     assert not (tmp_path / "out").exists()

@@ -193,7 +193,7 @@ def test_other_settings_are_refused(folder, make_model, vqvae):
         sample_images("model", "samples", 4, seed=1, guidance_scale=2, top_k=5, device="cpu")
     changed = make_model(rope_theta=99.0)
     RandARPipeline(changed, vqvae).save_pretrained("changed")
-    with pytest.raises(ValueError, match="settings. model_sha256: [^;]*$"):
+    with pytest.raises(ValueError, match="samples'. model_sha256: [^;]*$"):
         sample_images("changed", "samples", 3, guidance_scale=2.0, device="cpu")
     assert files(folder / "samples") == before
     shutil.copytree("model", "moved")
@@ -225,7 +225,7 @@ def test_the_hash_is_that_of_the_weights(folder, make_model, vqvae):
         (["--output-dir", "model"], "`output_dir` must hold no other run, got 'model'"),
         (["--output-dir", "model/model_index.json"], "`output_dir` must be a folder"),
         (["--output-dir", "model/model_index.json/deep"], "`output_dir`"),
-        (["--output-dir", "broken"], "`output_dir` holds a settings.json that cannot be read"),
+        (["--output-dir", "broken"], "`output_dir` must hold a settings.json that can be read"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_two(folder, capsys, arguments, named):

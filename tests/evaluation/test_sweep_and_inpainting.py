@@ -117,6 +117,6 @@ def test_inpainting_is_measured(model, vqvae, extractor, make_images, tmp_path):
     again = measure_inpainting(pipe, images, labels, extractor, tmp_path / "out", batch_size=4, num_inference_steps=4)
     assert again == found and (tmp_path / "out" / "left" / "000000.png").stat().st_mtime_ns == stamp
     for changed in ({"seed": 1}, {"num_inference_steps": 5}, {"guidance_scale": 2.0}):
-        with pytest.raises(ValueError, match=f"`output_dir` .* images of other settings. {next(iter(changed))}: "):
+        with pytest.raises(ValueError, match=f"`output_dir` must hold .*, got others .*. {next(iter(changed))}: "):
             given = {"batch_size": 4, "num_inference_steps": 4, **changed}
             measure_inpainting(pipe, images, labels, extractor, tmp_path / "out", **given)

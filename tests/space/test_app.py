@@ -143,16 +143,9 @@ def test_files_too_large_are_refused(app, tmp_path):
         read_upload(str(tmp_path / "large.png"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"classes": []}, "No class is chosen"),
-        ({"classes": list(range(5)), "count": 8}, "At most 32 images"),
-    ],
-)
-def test_wrong_settings_are_explained(client, arguments, message):
-    with pytest.raises(AppError, match=message):
-        generate(client, **{"classes": [0], **arguments})
+def test_wrong_settings_are_explained(client):
+    with pytest.raises(AppError, match="No class is chosen"):
+        generate(client, [])
 
 
 def test_no_image_and_no_mask_are_explained(client, tmp_path):
@@ -208,7 +201,7 @@ def test_a_port_in_use_is_named():
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         port = listening.getsockname()[1]
-        with pytest.raises(ValueError, match=f"`port` {port} cannot"):
+        with pytest.raises(ValueError, match=f"`port` must be one that can be listened on, got {port}: "):
             launch_app(gr.Interface(str, "text", "text"), port=port, prevent_thread_lock=True, quiet=True)
 
 

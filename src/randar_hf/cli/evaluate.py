@@ -58,7 +58,9 @@ def evaluate(
         check_output_file("--save-reference", save_reference, (".npz",), overwrite)
     from_model = is_pipeline(samples)
     if not from_model and (sampling.given() or num_images is not None):
-        raise ValueError("`--num-images` and the options of sampling go with a pipeline, got images that are there.")
+        raise ValueError(
+            "`--num-images` and the options of sampling must go with a pipeline, got images that are there."
+        )
     images = None if from_model else open_images("samples", samples)
     state = start_processes(device)
     network = features.load(device or state.device)

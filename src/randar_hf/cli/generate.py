@@ -25,7 +25,7 @@ def generate(
     """Generate images of classes."""
     film, settings = Film(sheet), sampling.given()
     if compare_orders is not None and "order" in settings:
-        raise ValueError("`--order` must not be given with `--compare-orders`.")
+        raise ValueError(f"`--order` must not be given with `--compare-orders`, got {settings['order']!r}.")
     orders = [settings.pop("order", None)] if compare_orders is None else compare_orders.split(",")
     pipe = open_pipeline("RandARPipeline", pipeline, sampling)
     labels = labels or only_label(pipe)

@@ -49,8 +49,8 @@ def check_settings(pipe, settings: dict[str, Any]):
     unknown = [f"`--{name.replace('_', '-')}`" for name in settings if name not in known]
     if unknown:
         raise ValueError(
-            f"{', '.join(unknown)} must not be given for this model: {type(pipe).__name__} cannot do that; "
-            "the pipelines of RandAR models can."
+            f"{', '.join(unknown)} must not be given for this model, got a {type(pipe).__name__}, which cannot do "
+            "that; the pipelines of RandAR models can."
         )
 
 

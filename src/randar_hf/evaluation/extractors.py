@@ -94,7 +94,7 @@ def load_extractor(features: str | None = None, weights: str | os.PathLike | Non
     """
     if features is not None:
         if weights is not None:
-            raise ValueError("`weights` must not be given with `features`: they are Inception's.")
+            raise ValueError(f"`weights` must be None with `features`, since they are Inception's, got {weights!r}.")
         return VisionModelFeatures.from_pretrained(features)
     if weights is None:
         return InceptionFeatures.from_file(_find_cached_weights())
@@ -123,8 +123,8 @@ def _find_cached_weights() -> Path:
         if hash_file(path).startswith(PUBLISHED_HASH):
             return path
     raise ValueError(
-        f"`weights` must be given: {str(found[0])!r} in the cache is not the published file, whose SHA-256 begins "
-        f"with {PUBLISHED_HASH}, but that of {hash_file(found[0])[:8]}; delete it, or name it to use it nonetheless."
+        f"`weights` must be given, got {str(found[0])!r} in the cache, which is not the published file (SHA-256 "
+        f"{PUBLISHED_HASH}...) but {hash_file(found[0])[:8]}...; delete it, or name it to use it nonetheless."
     )
 
 

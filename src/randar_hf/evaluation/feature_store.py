@@ -121,6 +121,7 @@ class FeatureStore:
         for kind, value in values.items():
             if not torch.isfinite(value).all():
                 raise ValueError(
-                    f"`{self.images.argument}`: the {kind} features of {self.extractor.name} hold NaN or infinity."
+                    f"`{self.images.argument}` must have finite features, got NaN or infinity in {kind} of "
+                    f"{self.extractor.name}."
                 )
         return {kind: value.numpy() for kind, value in values.items()}

@@ -87,7 +87,10 @@ class ImageSet:
                 image = centre_square(Image.fromarray(image) if isinstance(image, np.ndarray) else image, self.crop)
             pixels = np.array(image)  # a copy, decoded
         except (OSError, UnidentifiedImageError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-            raise ValueError(f"`{self.argument}`: image {index} of {self.name} cannot be read: {error}") from error
+            message = (
+                f"`{self.argument}` must hold images that can be read, got number {index} of {self.name}: {error}"
+            )
+            raise ValueError(message) from error
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             kind = f"{image.mode} of {image.size}" if isinstance(image, Image.Image) else f"{pixels.dtype}"
             raise ValueError(f"`{self.argument}` must hold RGB images of 8 bits, got {kind} (number {index}).")
@@ -168,7 +171,7 @@ def _open_folder(argument: str, path: Path, crop: int | None, sampled: bool) -> 
         if (path / LABELS_FILE).is_file():
             labels = [int(line) for line in (path / LABELS_FILE).read_text().split()]
             if len(labels) != len(files):
-                raise ValueError(f"`{argument}` must be complete: {len(files)} of {len(labels)} images are there.")
+                raise ValueError(f"`{argument}` must be complete, got {len(files)} of {len(labels)} images.")
     elif all(file.parent != base for file in files):
         folders = [file.relative_to(base).parts[0] for file in files]
         class_names = sorted(set(folders))
@@ -207,7 +210,9 @@ def read_settings(argument: str, path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"`{argument}` holds a {path.name} that cannot be read: {error}") from error
+        raise ValueError(
+            f"`{argument}` must hold a {path.name} that can be read, got {str(path)!r}: {error}"
+        ) from error
 
 
 class _ArrayReader:
@@ -244,7 +249,9 @@ def _open_array(argument: str, path: Path, crop: int | None) -> ImageSet:
     reader = _ArrayReader(argument, path)
     labels = read_arrays(argument, path, ["arr_1"]).get("arr_1")
     if labels is not None and len(labels) != reader.shape[0]:
-        raise ValueError(f"`{argument}` must have a class in `arr_1` for each of {reader.shape[0]} images.")
+        raise ValueError(
+            f"`{argument}` must have a class in `arr_1` for each of {reader.shape[0]} images, got {len(labels)}."
+        )
     settings = path.parent / SETTINGS_FILE
     return ImageSet(
         name=str(path),

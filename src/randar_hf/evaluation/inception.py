@@ -257,4 +257,4 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = "it is damaged, or holds more than tensors; no code in it was run"
-        raise ValueError(f"`path` must be a file of tensors, but {str(path)!r} cannot be read: {reason}.") from error
+        raise ValueError(f"`path` must be a file of tensors, got {str(path)!r}: {reason}.") from error

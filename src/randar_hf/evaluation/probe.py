@@ -68,7 +68,7 @@ def check_labels(images: ImageSet, num_classes: int | None = None) -> np.ndarray
         ValueError: if images have no classes, or an id lies outside 0 to `num_classes` - 1.
     """
     if images.labels is None:
-        raise ValueError(f"`{images.argument}` must have classes: sub-folders or a column of labels.")
+        raise ValueError(f"`{images.argument}` must have classes, sub-folders or a column of labels, got none.")
     labels = np.asarray(images.labels)
     if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(f"`{images.argument}` must have whole numbers from 0 as classes, got {labels.dtype}.")

@@ -241,7 +241,7 @@ def check_same_settings(folder: Path, settings: dict[str, Any]):
     differing = [name for name in names if stored.get(name) != settings.get(name)]
     if differing:
         values = "; ".join(f"{name}: {stored.get(name)!r} there, now {settings.get(name)!r}" for name in differing)
-        raise ValueError(f"`output_dir` {str(folder)!r} holds images of other settings. {values}.")
+        raise ValueError(f"`output_dir` must hold images of these settings, got others in {str(folder)!r}. {values}.")
 
 
 def _open_folder(folder: Path, settings: dict[str, Any], started_with: dict[str, Any], labels: list[int]):
@@ -315,7 +315,7 @@ def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         pixels = np.asarray(open_image(path))
     except (OSError, ValueError) as error:
-        raise ValueError(f"`output_dir` holds {path.name}, which cannot be read: {error}") from error
+        raise ValueError(f"`output_dir` must hold images that can be read, got {path.name}: {error}") from error
     if pixels.shape != shape:
         raise ValueError(f"`output_dir` must hold images of the shape {shape}, got {pixels.shape} for {path.name}.")
     return pixels

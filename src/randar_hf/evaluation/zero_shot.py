@@ -36,7 +36,7 @@ def class_ids(images: ImageSet, id2label: dict[int, str], num_classes: int) -> n
     if not unknown:
         return np.array([known[name] for name in images.class_names])[check_labels(images)]
     if len(unknown) < len(images.class_names):
-        raise ValueError(f"`{images.argument}` must name its classes as the model does, which has no {unknown[0]!r}.")
+        raise ValueError(f"`{images.argument}` must name its classes as the model does, got {unknown[0]!r}.")
     return check_labels(images, num_classes)
 
 

@@ -100,7 +100,7 @@ def launch_app(app: gr.Blocks, port: int | None = None, **settings: Any) -> tupl
             **settings,
         )
     except (OSError, OverflowError) as error:  # the latter of a number that is no port
-        raise ValueError(f"`port` {port} cannot be listened on: {error}") from error
+        raise ValueError(f"`port` must be one that can be listened on, got {port}: {error}") from error
 
 
 def draw_examples(studio: Studio) -> list[Image.Image]:
