@@ -37,8 +37,8 @@ def test_cache_equals_recomputation(make_model, kind, steps, scale):
     model = make_model(position_instruction=kind, num_key_value_heads=2)
     order = make_order("random", 4, 4, 2, torch.Generator().manual_seed(0))
     expected = generate_without_cache(model, [1, 4], order, group_sizes(16, steps), scale)
-    drawn = model.generate([1, 4], order=order, num_inference_steps=steps, guidance_scale=scale, do_sample=False)
-    assert torch.equal(drawn, expected)
+    sampled = model.generate([1, 4], order=order, num_inference_steps=steps, guidance_scale=scale, do_sample=False)
+    assert torch.equal(sampled, expected)
 
 
 @pytest.mark.parametrize("steps", [3, 16])
@@ -63,8 +63,8 @@ def test_plain_raster_model(make_model):
         model.generate([1], num_inference_steps=4)
     # It goes on with the next position, so it can complete a beginning and nothing else.
     beginning = torch.arange(16).expand(2, -1) < torch.tensor([[3], [9]])
-    drawn = model.generate([1, 4], guidance_scale=1.0, do_sample=False, known_tokens=expected, known_mask=beginning)
-    assert torch.equal(drawn, expected)
+    sampled = model.generate([1, 4], guidance_scale=1.0, do_sample=False, known_tokens=expected, known_mask=beginning)
+    assert torch.equal(sampled, expected)
     with pytest.raises(ValueError, match="`known_mask`"):
         model.generate([1, 4], known_tokens=expected, known_mask=~beginning)
 
@@ -77,13 +77,13 @@ def test_sampling_follows_the_model_exactly(make_model):
     tokens = torch.randint(4, (1, 4), generator=torch.Generator().manual_seed(0)).expand(count, -1)
     known = torch.ones(count, 4, dtype=torch.bool)
     known[:, 1] = False
-    drawn = model.generate(
+    sampled = model.generate(
         [2] * count, known_tokens=tokens, known_mask=known, order="raster", guidance_scale=1.0,
         temperature=0.7, generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     order = torch.tensor([0, 2, 3, 1])
     law = (model(tokens[:1], torch.tensor([2]), order=order).logits[0, -1] / 0.7).softmax(-1)
-    frequencies = torch.bincount(drawn[:, 1], minlength=4) / count
+    frequencies = torch.bincount(sampled[:, 1], minlength=4) / count
     assert ((frequencies - law).abs() < 4 * (law * (1 - law) / count).sqrt() + 1e-4).all()
 
 
@@ -132,13 +132,13 @@ def test_known_tokens_come_back_and_images_may_differ_in_how_many(model, generat
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(32, (4, 16), generator=generator)
     known = torch.rand(4, 16, generator=generator) < torch.tensor([0.0, 0.3, 0.8, 1.0])[:, None]
-    drawn = model.generate([0, 1, 2, 3], known_tokens=tokens, known_mask=known, generator=generators(4))
-    assert torch.equal(drawn[known], tokens[known]) and drawn.min() >= 0 and torch.equal(drawn[3], tokens[3])
+    sampled = model.generate([0, 1, 2, 3], known_tokens=tokens, known_mask=known, generator=generators(4))
+    assert torch.equal(sampled[known], tokens[known]) and sampled.min() >= 0 and torch.equal(sampled[3], tokens[3])
     for i in range(4):
         alone = model.generate(
             [i], known_tokens=tokens[i : i + 1], known_mask=known[i : i + 1], generator=generators(1, first=i)
         )
-        assert torch.equal(alone[0], drawn[i])
+        assert torch.equal(alone[0], sampled[i])
 
 
 def test_known_tokens_are_context(model):
@@ -244,13 +244,13 @@ def test_a_streamer_sees_the_image_appear(model, generators):
     known = torch.arange(16)[None] < torch.tensor([[0], [10]])
     streamer = Recorder()
     settings = {"known_tokens": tokens, "known_mask": known, "num_inference_steps": 5}
-    drawn = model.generate([0, 1], streamer=streamer, generator=generators(2), **settings)
+    sampled = model.generate([0, 1], streamer=streamer, generator=generators(2), **settings)
     assert streamer.ended == 1 and len(streamer.seen) == 6
-    assert torch.equal(drawn, model.generate([0, 1], generator=generators(2), **settings))
+    assert torch.equal(sampled, model.generate([0, 1], generator=generators(2), **settings))
     for before, after in zip(streamer.seen, streamer.seen[1:]):
         assert before.shape == (2, 16) and (after >= 0).sum() > (before >= 0).sum()
         assert torch.equal(after[before >= 0], before[before >= 0])
-    assert torch.equal(streamer.seen[0], tokens.masked_fill(~known, -1)) and torch.equal(streamer.seen[-1], drawn)
+    assert torch.equal(streamer.seen[0], tokens.masked_fill(~known, -1)) and torch.equal(streamer.seen[-1], sampled)
     states = model.generation_steps([0, 1], generator=generators(2), **settings)
     assert all(torch.equal(state.tokens, seen) for state, seen in zip(states, streamer.seen, strict=True))
 

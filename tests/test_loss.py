@@ -10,7 +10,7 @@ from randar_hf import RandARConfig, RandARForCausalLM, RARConfig, RARForCausalLM
 from randar_hf.loss import head_cross_entropy
 
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 MODELS = {"randar": (RandARForCausalLM, RandARConfig), "rar": (RARForCausalLM, RARConfig)}
 
 

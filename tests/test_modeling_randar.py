@@ -11,7 +11,7 @@ from randar_hf.orders import make_order
 VARIANTS = ["rope", "dense", "merge", "none"]
 
 
-def draw_batch(batch_size=3, seed=0):
+def sample_batch(batch_size=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(32, (batch_size, 16), generator=generator)
     labels = torch.randint(5, (batch_size,), generator=generator)
@@ -25,7 +25,7 @@ def order_for(kind, order):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_prediction_sees_earlier_tokens_only(make_model, kind):
     model = make_model(position_instruction=kind)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     order = order_for(kind, order)
     positions = torch.arange(16).expand(3, -1) if order is None else order
     changed = tokens.scatter(1, positions[:, 7:8], (tokens.gather(1, positions[:, 7:8]) + 1) % 32)
@@ -39,7 +39,7 @@ def test_prediction_sees_earlier_tokens_only(make_model, kind):
 def test_position_instruction_says_where(make_model):
     # Two orders that differ in the last two positions only: same context, another question, another answer.
     model = make_model()
-    tokens, labels, order = draw_batch(1)
+    tokens, labels, order = sample_batch(1)
     swapped = order.clone()
     swapped[0, 14:] = order[0, 14:].flip(0)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_position_instruction_says_where(make_model):
 
 
 def test_loss_is_the_mean_cross_entropy_at_the_ordered_positions(model):
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         outputs = model(tokens, labels, order=order, labels=tokens)
     nats = -outputs.logits.log_softmax(-1).gather(-1, tokens.gather(1, order)[..., None])
@@ -57,7 +57,7 @@ def test_loss_is_the_mean_cross_entropy_at_the_ordered_positions(model):
 
 
 def test_order_may_be_shared_and_is_raster_by_default(model):
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         shared = model(tokens, labels, order=order[0]).logits
         assert torch.equal(shared, model(tokens, labels, order=order[:1].expand(3, -1)).logits)
@@ -65,7 +65,7 @@ def test_order_may_be_shared_and_is_raster_by_default(model):
 
 
 def test_null_class_is_the_default_class(model):
-    tokens, _, order = draw_batch()
+    tokens, _, order = sample_batch()
     with torch.no_grad():
         null = model(tokens, torch.full((3,), 5), order=order).logits
         assert torch.equal(model(tokens, order=order).logits, null)
@@ -73,7 +73,7 @@ def test_null_class_is_the_default_class(model):
 
 def test_class_slot_is_attended_to_with_score_zero(make_model):
     model = make_model()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     seen = {}
     attention = model.model.layers[0].self_attn
     attention.register_forward_hook(
@@ -87,7 +87,7 @@ def test_class_slot_is_attended_to_with_score_zero(make_model):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_sdpa_equals_eager(make_model, kind):
     model = make_model(position_instruction=kind, num_key_value_heads=2)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     results = {}
     for implementation in ("eager", "sdpa"):
         model.set_attn_implementation(implementation)
@@ -99,13 +99,13 @@ def test_sdpa_equals_eager(make_model, kind):
 @pytest.mark.slow
 def test_flex_equals_eager(make_model):
     model = make_model()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         expected = model(tokens, labels, order=order).logits
-        drawn = model.generate(labels, num_inference_steps=5, order=order, do_sample=False)
+        sampled = model.generate(labels, num_inference_steps=5, order=order, do_sample=False)
         model.set_attn_implementation("flex_attention")
         torch.testing.assert_close(model(tokens, labels, order=order).logits, expected, atol=1e-5, rtol=1e-5)
-        assert torch.equal(model.generate(labels, num_inference_steps=5, order=order, do_sample=False), drawn)
+        assert torch.equal(model.generate(labels, num_inference_steps=5, order=order, do_sample=False), sampled)
 
 
 def test_grouped_heads_equal_repeated_heads(make_model):
@@ -115,7 +115,7 @@ def test_grouped_heads_equal_repeated_heads(make_model):
         if "k_proj" in name or "v_proj" in name:
             state[name] = tensor.unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
     full.load_state_dict(state)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         torch.testing.assert_close(
             grouped(tokens, labels, order=order).logits, full(tokens, labels, order=order).logits
@@ -129,7 +129,7 @@ def test_save_and_load(make_model, tmp_path, kind, dtype):
     model.save_pretrained(tmp_path)
     loaded, report = RandARForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert loaded.dtype == dtype and not any(report.values())
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         first, second = (m(tokens, labels, order=order_for(kind, order)).logits for m in (model, loaded))
     assert torch.equal(first, second)
@@ -151,7 +151,7 @@ def test_auto_classes(model, tmp_path):
     assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), RandARForCausalLM)
     base = AutoModel.from_pretrained(tmp_path)
     assert isinstance(base, RandARModel)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         hidden = base(tokens, labels, order=order).last_hidden_state
         torch.testing.assert_close(model.lm_head(hidden[:, 1::2]), model(tokens, labels, order=order).logits)
@@ -168,7 +168,7 @@ def test_truncated_weights_are_refused(model, tmp_path):
 def test_hidden_states_and_attentions(make_model):
     model = make_model()
     model.set_attn_implementation("eager")
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         outputs = model(tokens, labels, order=order, output_hidden_states=True, output_attentions=True)
         pair = model(tokens, labels, order=order, return_dict=False)
@@ -178,7 +178,7 @@ def test_hidden_states_and_attentions(make_model):
 
 
 def test_activation_checkpointing_gives_the_same_gradients(make_model):
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     gradients = []
     for checkpointing in (False, True):
         model = make_model().train()
@@ -192,7 +192,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_model):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_every_parameter_learns(make_model, kind):
     model = make_model(position_instruction=kind).train()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     model(tokens, labels, order=order_for(kind, order), labels=tokens).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     if kind != "none":
@@ -213,7 +213,7 @@ def test_class_dropout_replaces_classes_in_training_only(make_model):
     assert abs(in_training - 0.5) < 0.05
 
 
-def test_given_classes_are_dropped_instead_of_drawn_ones(make_model):
+def test_given_classes_are_dropped_instead_of_sampled_ones(make_model):
     model = make_model(class_dropout=0.5)
     tokens, labels = torch.randint(32, (6, 16)), torch.arange(6) % 5
     dropped = torch.tensor([True, False, False, True, False, True])
@@ -225,7 +225,7 @@ def test_given_classes_are_dropped_instead_of_drawn_ones(make_model):
 
 def test_token_dropout_changes_training_only(make_model):
     model = make_model(token_dropout=0.5)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         assert torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
         model.train()

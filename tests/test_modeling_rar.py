@@ -20,7 +20,7 @@ PUBLISHED_SIZES = {
 }
 
 
-def draw_batch(batch_size=3, seed=0):
+def sample_batch(batch_size=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(32, (batch_size, 16), generator=generator)
     labels = torch.randint(5, (batch_size,), generator=generator)
@@ -61,7 +61,7 @@ def test_a_model_of_another_size_has_the_guidance_of_the_authors_example(make_ra
 
 def test_prediction_sees_earlier_tokens_only(make_rar):
     model = make_rar()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     changed = tokens.scatter(1, order[:, 7:8], (tokens.gather(1, order[:, 7:8]) + 1) % 32)
     with torch.no_grad():
         before, after = (model(ids, labels, order=order).logits for ids in (tokens, changed))
@@ -72,7 +72,7 @@ def test_prediction_sees_earlier_tokens_only(make_rar):
 def test_the_target_is_known_in_a_permuted_image(make_rar):
     # Two orders that differ in the last two positions only: same context, another question, another answer.
     model = make_rar()
-    tokens, labels, order = draw_batch(1)
+    tokens, labels, order = sample_batch(1)
     swapped = order.clone()
     swapped[0, 14:] = order[0, 14:].flip(0)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_the_target_is_known_in_a_permuted_image(make_rar):
 
 def test_the_null_class_is_the_default_and_no_class(make_rar):
     model = make_rar()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         null = model(tokens, order=order).logits
         assert torch.equal(null, model(tokens, torch.full((3,), 5), order=order).logits)
@@ -102,7 +102,7 @@ def test_an_untrained_model_is_not_modulated(make_rar):
 
 def test_the_loss_is_the_mean_cross_entropy_at_the_ordered_positions(make_rar):
     model = make_rar()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         outputs = model(tokens, labels, order=order, labels=tokens)
     nats = -outputs.logits.log_softmax(-1).gather(-1, tokens.gather(1, order)[..., None])
@@ -112,16 +112,16 @@ def test_the_loss_is_the_mean_cross_entropy_at_the_ordered_positions(make_rar):
 @pytest.mark.parametrize("name", ["residual_dropout", "mlp_dropout", "attention_dropout", "class_dropout"])
 def test_dropout_changes_training_only(make_rar, name):
     model = make_rar(**{name: 0.5})
-    tokens, labels, order = draw_batch(16)
+    tokens, labels, order = sample_batch(16)
     with torch.no_grad():
         assert torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
         model.train()
         assert not torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
 
 
-def test_given_classes_are_dropped_instead_of_drawn_ones(make_rar):
+def test_given_classes_are_dropped_instead_of_sampled_ones(make_rar):
     model = make_rar(class_dropout=0.5)
-    tokens, labels, order = draw_batch(6)
+    tokens, labels, order = sample_batch(6)
     dropped = torch.tensor([True, False, False, True, False, True])
     null = labels.masked_fill(dropped, model.config.num_classes)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_activation_checkpointing_has_the_same_gradients(make_rar):
         model = make_rar().train()
         if checkpointing:
             model.activation_checkpointing_enable()
-        tokens, labels, order = draw_batch()
+        tokens, labels, order = sample_batch()
         model(tokens, labels, order=order, labels=tokens).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert len(gradients[0]) == len(list(make_rar().parameters()))
@@ -147,7 +147,7 @@ def test_activation_checkpointing_has_the_same_gradients(make_rar):
 
 def test_eager_attention_agrees(make_rar):
     model = make_rar()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         expected = model(tokens, labels, order=order).logits
         model.set_attn_implementation("eager")
@@ -158,7 +158,7 @@ def test_auto_classes_save_and_load(make_rar, tmp_path):
     model = make_rar(scan_order="z_curve", random_ratio=0.25)
     model.generation_config.guidance_power = 1.5
     model.save_pretrained(tmp_path)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(loaded, RARForCausalLM) and isinstance(AutoConfig.from_pretrained(tmp_path), RARConfig)
     assert isinstance(AutoModel.from_pretrained(tmp_path), RARModel)
@@ -176,14 +176,14 @@ def test_generation_equals_recomputation(make_rar, batch_size):
     labels = [image % 5 for image in range(batch_size)]
     order = torch.arange(16).expand(batch_size, -1)
     expected = generate_without_cache(model, labels[:5], order[:5], 3.0, 1.5)
-    drawn = model.generate(labels, guidance_scale=3.0, guidance_power=1.5, do_sample=False)
-    assert torch.equal(drawn[:5], expected)
-    assert torch.equal(drawn, expected[torch.tensor(labels)])
+    sampled = model.generate(labels, guidance_scale=3.0, guidance_power=1.5, do_sample=False)
+    assert torch.equal(sampled[:5], expected)
+    assert torch.equal(sampled, expected[torch.tensor(labels)])
 
 
 def test_modulations_made_ahead_are_those_of_the_layers(make_rar):
     model = make_rar()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     slots = torch.tensor(list_slots(15, 16, 16, model.model.form))[None]
     layout = Layout(slots[..., 0], slots[..., 1], torch.arange(1, 17))
     with torch.no_grad():
@@ -207,8 +207,8 @@ def test_a_beginning_is_completed(make_rar, generators):
     model = make_rar()
     expected = model.generate([1, 4, 2], do_sample=False)
     beginning = torch.arange(16) < torch.tensor([[3], [9], [0]])  # the images differ in length
-    drawn = model.generate([1, 4, 2], do_sample=False, known_tokens=expected, known_mask=beginning)
-    assert torch.equal(drawn, expected)
+    sampled = model.generate([1, 4, 2], do_sample=False, known_tokens=expected, known_mask=beginning)
+    assert torch.equal(sampled, expected)
     with pytest.raises(ValueError, match="`known_mask` must be true for the first tokens.*RandARInpaintPipeline"):
         model.generate([1, 4, 2], known_tokens=expected, known_mask=~beginning)
 
@@ -231,10 +231,10 @@ def test_every_scan_order_generates_in_it(make_rar, name):
 
 def test_a_model_that_was_never_annealed_generates_in_any_order(make_rar):
     model = make_rar(scan_order="random", random_ratio=1.0)
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     known = torch.arange(16) % 3 == 0
-    drawn = model.generate(labels, known_tokens=tokens, known_mask=known.expand(3, -1), num_inference_steps=5)
-    assert torch.equal(drawn[:, known], tokens[:, known]) and drawn.min() >= 0
+    sampled = model.generate(labels, known_tokens=tokens, known_mask=known.expand(3, -1), num_inference_steps=5)
+    assert torch.equal(sampled[:, known], tokens[:, known]) and sampled.min() >= 0
     assert model.generate(labels, order="spiral_in").min() >= 0
 
 
@@ -246,7 +246,7 @@ def test_merged_positions_are_exact_up_to_rounding(make_rar, tmp_path, name):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     merged = model.merge_positions()
     assert merged.num_parameters() == model.num_parameters() - 32 * (2 * (16 + 1024) - 18)
-    tokens, labels, _ = draw_batch()
+    tokens, labels, _ = sample_batch()
     order = make_order(name, 4, 4)[0]
     assert_close(merged(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
     assert torch.equal(merged.generate(labels, do_sample=False), model.generate(labels, do_sample=False))
@@ -263,7 +263,7 @@ def test_merged_positions_are_exact_up_to_rounding(make_rar, tmp_path, name):
 
 def test_merged_positions_know_one_order(make_rar):
     merged = make_rar().merge_positions()
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     for call in (
         lambda: merged(tokens, labels, order=order),
         lambda: merged.log_likelihood(tokens, labels, order="random"),
@@ -294,7 +294,7 @@ def test_merging_keeps_half_precision(make_rar):
 @torch.no_grad()
 def test_likelihoods_are_those_of_the_scan_order_by_default(make_rar):
     model = make_rar(scan_order="spiral_in")
-    tokens, labels, order = draw_batch()
+    tokens, labels, order = sample_batch()
     for asked, positions in ((None, make_order("spiral_in", 4, 4, 3)), (order, order)):
         logits = model(tokens, labels, order=positions).logits
         expected = logits.log_softmax(-1).gather(-1, tokens.gather(1, positions)[..., None]).sum((1, 2))
@@ -305,7 +305,7 @@ def test_likelihoods_are_those_of_the_scan_order_by_default(make_rar):
 
 def test_what_one_order_cannot_do_is_refused(make_rar):
     model = make_rar()
-    tokens, labels, _ = draw_batch()
+    tokens, labels, _ = sample_batch()
     for call in (lambda: model.refine(tokens, labels), lambda: model.token_log_likelihoods(tokens, labels)):
         with pytest.raises(ValueError, match="need a model of any order, such as RandARForCausalLM"):
             call()

@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from randar_hf import replacement
 from randar_hf.replacement import replacing
 
 
@@ -15,7 +15,7 @@ def write(output, content):
         (folder / "file").write_text(content)
 
 
-def kill(*_):
+def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -27,12 +27,14 @@ def write_and_die(output):
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("name", "left"), [("_put", "old"), ("_exchange", "old"), ("_remove", "new")])
-def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, name, left):
+@pytest.mark.parametrize(
+    ("moment", "left"), [("pathlib.Path.write_text", "old"), ("ctypes.CDLL", "old"), ("shutil.rmtree", "new")]
+)
+def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, moment, left):
     output = tmp_path / "out"
     write(output, "old")
     with monkeypatch.context() as patched:
-        patched.setattr(replacement, name, kill)
+        patched.setattr(moment, kill)
         write_and_die(output)
     assert (output / "file").read_text() == left and len(list(tmp_path.iterdir())) == 3  # a folder and the lock beside
     write(output, "newer")
@@ -40,14 +42,12 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, name
 
 
 def test_where_folders_cannot_be_exchanged_the_next_call_brings_the_old_one_back(tmp_path, monkeypatch):
-    output, rename = tmp_path / "out", replacement.Path.rename
-    monkeypatch.setattr(replacement, "_exchange", lambda first, second: False)
+    output, rename = tmp_path / "out", Path.rename
+    monkeypatch.setattr("sys.platform", "another")
     write(output, "old")
     write(output, "older")
     with monkeypatch.context() as patched:
-        patched.setattr(
-            replacement.Path, "rename", lambda path, to: kill() if "partial" in path.name else rename(path, to)
-        )
+        patched.setattr(Path, "rename", lambda path, to: kill() if "partial" in path.name else rename(path, to))
         write_and_die(output)
     assert not output.exists()
     with pytest.raises(RuntimeError), replacing(output):

@@ -74,13 +74,13 @@ def test_code_is_refused_and_does_not_run(kind, protocol, tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.98])
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.98])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_truncated_files(writer, share, tensors, tmp_path):
+def test_truncated_files(writer, fraction, tensors, tmp_path):
     path = tmp_path / "short.pt"
     WRITERS[writer](tensors, path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(ValueError, match="`checkpoint` .*short.pt', which cannot be read"):
         convert_llamagen(path)
 

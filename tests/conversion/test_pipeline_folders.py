@@ -54,7 +54,7 @@ def trained(make_rar, make_vqvae, class_names, tmp_path):
     return write
 
 
-def draw(pipe, **settings):
+def sample(pipe, **settings):
     pipe.set_progress_bar_config(disable=True)
     return pipe([3, 4], generator=torch.Generator().manual_seed(0), **settings).images
 
@@ -71,15 +71,15 @@ def test_the_folder_loads_in_three_ways(published_files, tmp_path, model, tokeni
     assert left_in(folder) == ["README.md", "model_index.json", "pipeline.py", "transformer", "vqvae"]
 
     direct = RandARPipeline(convert_model(checkpoint, **HEADS), convert_tokenizer(tokens))
-    expected = draw(direct, output_type="np")
+    expected = sample(direct, output_type="np")
     ours = RandARPipeline.from_pretrained(folder)
     theirs = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
     for pipe in (ours, theirs):
         assert type(pipe) is RandARPipeline
-        np.testing.assert_array_equal(draw(pipe, output_type="np"), expected)
+        np.testing.assert_array_equal(sample(pipe, output_type="np"), expected)
     auto = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer")
-    drawn = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, draw(direct, output_type="latent"))
+    sampled = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampled, sample(direct, output_type="latent"))
 
 
 def test_a_rar_folder_loads_in_three_ways(rar_files, tmp_path):
@@ -89,14 +89,14 @@ def test_a_rar_folder_loads_in_three_ways(rar_files, tmp_path):
     assert "rar" in ModelCard.load(folder / "README.md").data.tags
 
     direct = RARPipeline(convert_model(checkpoint), convert_tokenizer(tokens))
-    expected = draw(direct, output_type="np")
+    expected = sample(direct, output_type="np")
     theirs = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
     for pipe in (RARPipeline.from_pretrained(folder), theirs):
         assert type(pipe) is RARPipeline and pipe.transformer.config.grid == (4, 4)
-        np.testing.assert_array_equal(draw(pipe, output_type="np"), expected)
+        np.testing.assert_array_equal(sample(pipe, output_type="np"), expected)
     auto = AutoModelForCausalLM.from_pretrained(folder, subfolder="transformer")
-    drawn = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, draw(direct, output_type="latent"))
+    sampled = auto.generate([3, 4], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampled, sample(direct, output_type="latent"))
 
 
 def test_a_rar_file_is_merged_and_keeps_its_origin(rar_files, tmp_path, capsys, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_trained_pipeline_is_merged(trained, class_names, tmp_path, capsys):
     old, new = RARPipeline.from_pretrained(folder), RARPipeline.from_pretrained(tmp_path / "out")
     assert new.transformer.config.merged_positions and not old.transformer.config.merged_positions
     assert new.id2label == class_names and new.transformer.generation_config.guidance_scale == 2.5
-    np.testing.assert_allclose(draw(new, output_type="np"), draw(old, output_type="np"), atol=1e-5)
+    np.testing.assert_allclose(sample(new, output_type="np"), sample(old, output_type="np"), atol=1e-5)
     text = (tmp_path / "out" / "README.md").read_text()
     assert 'RARPipeline.from_pretrained("out")' in text and "position embeddings | merged" in text
 
@@ -308,7 +308,7 @@ def test_the_command(published_files, tmp_path, capsys):
     checkpoint, tokenizer = published_files()
     command = [checkpoint, tmp_path / "out", "--tokenizer", tokenizer, "--num-attention-heads", 4, "--grid-size", 4]
     assert run(capsys, *command)[0] == 0
-    assert draw(RandARPipeline.from_pretrained(tmp_path / "out"))[0].size == (8, 8)
+    assert sample(RandARPipeline.from_pretrained(tmp_path / "out"))[0].size == (8, 8)
 
 
 def test_an_existing_folder_is_replaced_only_if_asked(published_files, tmp_path, capsys):

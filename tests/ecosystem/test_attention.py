@@ -11,7 +11,7 @@ GREEDY = {"order": "raster", "do_sample": False}
 LABELS = torch.tensor([0, 1, 2])
 
 
-def draw_knowledge():
+def sample_knowledge():
     """Tokens of three images, of which 0, 5 and 11 are known."""
     known_mask = torch.zeros(3, 16, dtype=torch.bool)
     known_mask[1, :5] = known_mask[2, 2:13] = True
@@ -42,7 +42,7 @@ def load(model, tmp_path):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_ragged_batch_equals_its_images_alone(load, backend, guidance_scale):
     settings = {"num_inference_steps": 5, "guidance_scale": guidance_scale}
-    model, knowledge = load(backend), draw_knowledge()
+    model, knowledge = load(backend), sample_knowledge()
     assert model.config._attn_implementation == backend
     expected = generate_one_by_one(load("eager"), *knowledge, **settings)
     with torch.compiler.set_stance("force_eager"):  # spares flex_attention its minute of compiling
@@ -53,7 +53,7 @@ def test_a_ragged_batch_equals_its_images_alone(load, backend, guidance_scale):
 @pytest.mark.slow
 def test_compiled_flex_attention_decodes_a_ragged_batch(load):
     settings = {"num_inference_steps": 4, "guidance_scale": 3.0}
-    knowledge = draw_knowledge()
+    knowledge = sample_knowledge()
     expected = generate_one_by_one(load("eager"), *knowledge, **settings)
     torch._dynamo.reset()
     # With dynamic shapes torch 2.13 writes C++ for the CPU that names undeclared variables.
@@ -63,7 +63,7 @@ def test_compiled_flex_attention_decodes_a_ragged_batch(load):
 
 @pytest.mark.parametrize("build", ["make_model", "make_rar"])
 def test_a_mask_of_padding(build, request):
-    model, (tokens, _) = request.getfixturevalue(build)().model, draw_knowledge()
+    model, (tokens, _) = request.getfixturevalue(build)().model, sample_knowledge()
     states = model(tokens).last_hidden_state  # (3, S, D)
     mask = torch.ones(states.shape[:2], dtype=torch.bool)
     mask[1, 5] = False

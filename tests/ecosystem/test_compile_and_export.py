@@ -43,7 +43,7 @@ def forget_compiled_code():
     torch._dynamo.reset()
 
 
-def draw_batch(batch_size):
+def sample_batch(batch_size):
     generator = torch.Generator().manual_seed(batch_size)
     tokens = torch.randint(32, (batch_size, 16), generator=generator)
     labels = torch.randint(6, (batch_size,), generator=generator)
@@ -75,7 +75,7 @@ def test_two_graphs_without_a_break_decode_a_ragged_batch(make_model):
     model = make_model(num_hidden_layers=1)
     known_mask = torch.zeros(3, 16, dtype=torch.bool)
     known_mask[1, :5] = known_mask[2, 2:13] = True
-    settings = {**GREEDY, "num_inference_steps": 5, "known_tokens": draw_batch(3)[0], "known_mask": known_mask}
+    settings = {**GREEDY, "num_inference_steps": 5, "known_tokens": sample_batch(3)[0], "known_mask": known_mask}
     expected = model.generate([0, 1, 2], **settings)
 
     graphs = []
@@ -130,7 +130,7 @@ def test_one_exported_step_decodes_every_batch(make_model):
     rotary, step = model.model.rotary_table(4, 4, "cpu"), StepWithTensors(model)
     passes = PaperSchedule([0, 5, 11], [[4, 4, 4, 4], [5, 3, 2, 1], [1, 2, 2]], 16, SequenceForm(), "cpu").passes
     empty = [(torch.zeros(3, 4, 33, 8), torch.zeros(3, 4, 33, 8))]
-    (_, (arguments, _), *_) = decode_with_tensors(step, passes, draw_batch(3), rotary, empty)
+    (_, (arguments, _), *_) = decode_with_tensors(step, passes, sample_batch(3), rotary, empty)
 
     per_image, per_slot = {0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}
     shapes = (
@@ -147,7 +147,7 @@ def test_one_exported_step_decodes_every_batch(make_model):
 
     other = PaperSchedule([0, 2, 2, 10], [[5, 5, 6], [7, 7], [7, 7], [3, 3]], 16, SequenceForm(), "cpu").passes
     for batch_size, plan in ((3, passes), (4, other)):
-        batch, empty = draw_batch(batch_size), [(torch.zeros(batch_size, 4, 33, 8),) * 2]
+        batch, empty = sample_batch(batch_size), [(torch.zeros(batch_size, 4, 33, 8),) * 2]
         taken = decode_with_tensors(exported, plan, batch, rotary, empty)
         for (_, logits), expected in zip(taken, decode(model, plan, batch), strict=True):
             torch.testing.assert_close(logits, expected)
@@ -161,24 +161,24 @@ def any_model(request, make_model, make_rar):
     return model.merge_positions() if request.param == "merged" else model
 
 
-def draw_readable(model, batch_size):
+def sample_readable(model, batch_size):
     """A batch whose order every model can read."""
-    tokens, labels, _ = draw_batch(batch_size)
+    tokens, labels, _ = sample_batch(batch_size)
     return tokens, labels, torch.arange(16).expand(batch_size, -1).clone()
 
 
 @torch.no_grad()
 def test_a_pass_is_exported_with_a_free_batch_size(any_model):
     per_image = {0: Dim.AUTO}
-    exported = torch.export.export(any_model, draw_readable(any_model, 3), dynamic_shapes=(per_image,) * 3).module()
+    exported = torch.export.export(any_model, sample_readable(any_model, 3), dynamic_shapes=(per_image,) * 3).module()
     for batch_size in (2, 5):
-        batch = draw_readable(any_model, batch_size)
+        batch = sample_readable(any_model, batch_size)
         torch.testing.assert_close(exported(*batch).logits, any_model(*batch).logits)
 
 
 @torch.no_grad()
 def test_a_pass_with_an_order_is_compiled_without_a_break(any_model):
-    batch = draw_readable(any_model, 3)
+    batch = sample_readable(any_model, 3)
     expected = any_model(*batch).logits
     for model in (any_model, copy.deepcopy(any_model).pack_weights()):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -26,7 +26,7 @@ def pipe(model, vqvae):
     return pipe
 
 
-def draw_tokens(batch_size=3):
+def sample_tokens(batch_size=3):
     return torch.randint(32, (batch_size, 16), generator=torch.Generator().manual_seed(0))
 
 
@@ -38,7 +38,7 @@ def test_bfloat16_stays_close_to_float32(model, folder):
     half = RandARForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
     with torch.no_grad():
-        rounded, exact = (m(draw_tokens(), torch.tensor([0, 1, 5])).logits for m in (half, model))
+        rounded, exact = (m(sample_tokens(), torch.tensor([0, 1, 5])).logits for m in (half, model))
     assert rounded.dtype == torch.bfloat16
     assert 0 < relative_error(rounded, exact) < 0.03
     tokens = half.generate([0, 1], **GREEDY)
@@ -129,7 +129,7 @@ def test_libraries_find_nothing_to_warn_of(pipe, make_rar, caplog, monkeypatch):
         monkeypatch.setattr(logging.getLogger(library), "propagate", True)
     transformers.utils.logging.warning_once.cache_clear()
     for model in (pipe.transformer, make_rar()):
-        model(draw_tokens(), torch.tensor([0, 1, 2]), labels=draw_tokens())
+        model(sample_tokens(), torch.tensor([0, 1, 2]), labels=sample_tokens())
         model.generate([0], num_inference_steps=16)
     pipe.to(torch.bfloat16)
     RandARInpaintPipeline.from_pipe(pipe)

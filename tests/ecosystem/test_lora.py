@@ -18,13 +18,13 @@ def add_adapter(model, **settings):
     return get_peft_model(model, LoraConfig(**{"r": 4, "target_modules": ATTENTION, **settings}))
 
 
-def draw_tokens():
+def sample_tokens():
     return torch.randint(32, (4, 16), generator=torch.Generator().manual_seed(0))
 
 
 def train(model, steps=10):
     """The losses of some steps on one batch."""
-    tokens, losses = draw_tokens(), []
+    tokens, losses = sample_tokens(), []
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], lr=1e-2, weight_decay=0.0
     )
@@ -40,7 +40,7 @@ def train(model, steps=10):
 
 @torch.no_grad()
 def logits(model):
-    return model(draw_tokens(), LABELS).logits
+    return model(sample_tokens(), LABELS).logits
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_transformers_loads_the_adapter_by_itself(make_model, tuned, tmp_path):
     assert torch.equal(loaded.generate(LABELS, **GREEDY), tuned.generate(LABELS, **GREEDY))
 
 
-def test_the_pipeline_draws_with_an_adapter(make_model, vqvae, tuned, adapter):
+def test_the_pipeline_samples_with_an_adapter(make_model, vqvae, tuned, adapter):
     pipe = RandARPipeline(transformer=make_model(), vqvae=vqvae)
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.load_adapter(adapter)

@@ -62,7 +62,7 @@ def public_calls(model, vqvae):
     tokens, mask = torch.arange(16)[None] % 8, torch.zeros(16, 16)
     mask[:8] = 1
 
-    def draw(pipeline, *inputs, **settings):
+    def sample(pipeline, *inputs, **settings):
         pipe = pipeline(model, vqvae)
         pipe.set_progress_bar_config(disable=True)
         return pipe(0, *inputs, generator=torch.Generator().manual_seed(0), output_type="pt", **settings).images
@@ -77,15 +77,15 @@ def public_calls(model, vqvae):
         "images": lambda: decode(vqvae, tokens.view(1, 4, 4)),
     }
     if model.config.model_type == "rar":
-        return calls | {"pipeline": lambda: draw(RARPipeline)}
+        return calls | {"pipeline": lambda: sample(RARPipeline)}
     image = torch.rand(3, 16, 16)
     settings = {"generator": seeded["generator"], "num_inference_steps": 4}
     return calls | {
         "refine": lambda: model.refine(tokens, [0], **settings | {"generator": settings["generator"].manual_seed(0)}),
-        "pipeline": lambda: draw(RandARPipeline),
-        "inpaint": lambda: draw(RandARInpaintPipeline, image, mask, strength=0.5, seam=2, refine=1),
-        "outpaint": lambda: draw(RandAROutpaintPipeline, image, right=8, attention="sliding_window"),
-        "extrapolate": lambda: draw(RandARExtrapolationPipeline, height=28, width=28, spatial_guidance_scale=2.0),
+        "pipeline": lambda: sample(RandARPipeline),
+        "inpaint": lambda: sample(RandARInpaintPipeline, image, mask, strength=0.5, seam=2, refine=1),
+        "outpaint": lambda: sample(RandAROutpaintPipeline, image, right=8, attention="sliding_window"),
+        "extrapolate": lambda: sample(RandARExtrapolationPipeline, height=28, width=28, spatial_guidance_scale=2.0),
     }
 
 

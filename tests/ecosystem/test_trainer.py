@@ -6,23 +6,10 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 
-@pytest.fixture(params=["randar", "rar"])
-def make(request, make_model, make_rar):
-    """A function that makes a model whose head predicts something, without dropout."""
-
-    def build():
-        model = {"randar": make_model, "rar": make_rar}[request.param](class_dropout=0.0)
-        torch.manual_seed(0)
-        torch.nn.init.normal_(model.lm_head.weight, std=0.5)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        for name in ("token_dropout", "residual_dropout", "mlp_dropout", "attention_dropout"):
-            if hasattr(model.config, name):
-                setattr(model.config, name, 0.0)
-        return model
-
-    return build
+@pytest.fixture(params=["make_model", "make_rar"])
+def make(request):
+    """A function that makes a model."""
+    return request.getfixturevalue(request.param)
 
 
 def rows(config) -> Dataset:

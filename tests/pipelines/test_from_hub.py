@@ -73,7 +73,7 @@ def repository(tmp_path):
     return f"someone/{tmp_path.name}"
 
 
-def draw(pipe) -> torch.LongTensor:
+def sample(pipe) -> torch.LongTensor:
     pipe.set_progress_bar_config(disable=True)
     return pipe("tench", output_type="latent", generator=torch.Generator().manual_seed(0)).images
 
@@ -83,7 +83,7 @@ def test_a_repository_gives_the_images_of_its_folder(client, repository, pipe, t
     pipe.save_pretrained(tmp_path / "tench")
     client.publish(tmp_path / "tench", repository)
     loaded = entry_point.from_pretrained(repository)
-    assert type(loaded) is RandARPipeline and torch.equal(draw(loaded), draw(pipe))
+    assert type(loaded) is RandARPipeline and torch.equal(sample(loaded), sample(pipe))
     assert SETTINGS.items() <= loaded.transformer.generation_config.to_diff_dict().items()
 
 
@@ -93,7 +93,7 @@ def test_a_rar_repository_gives_the_images_of_its_folder(client, repository, rar
     client.publish(tmp_path / "tench", repository)
     for entry_point in (RARPipeline, DiffusionPipeline):
         loaded = entry_point.from_pretrained(repository)
-        assert type(loaded) is RARPipeline and torch.equal(draw(loaded), draw(rar_pipe))
+        assert type(loaded) is RARPipeline and torch.equal(sample(loaded), sample(rar_pipe))
 
 
 def test_what_inpaints_is_found_from_a_repository_and_from_a_pipeline(client, repository, pipe, tmp_path):
@@ -175,7 +175,7 @@ def test_a_repository_with_code_needs_no_package(hub, kind, request, tmp_path):
     save_with_code(pipe, tmp_path / "code")
     for revision in ("v1", "main"):
         hub.publish(tmp_path / "code", "someone/code", revision)
-    expected = draw(pipe).tolist()
+    expected = sample(pipe).tolist()
     online = run_without_the_package(hub, tmp_path, "online")
     assert online == dict.fromkeys(("card", "repository", "tagged", "model"), expected)
     hub.requests.clear()

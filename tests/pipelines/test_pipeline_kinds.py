@@ -13,11 +13,11 @@ from randar_hf.pipelines import (
 )
 
 
-PICTURE, MASK = Image.linear_gradient("L").resize((16, 16)), Image.new("L", (16, 16), 255)
+IMAGE, MASK = Image.linear_gradient("L").resize((16, 16)), Image.new("L", (16, 16), 255)
 ARGUMENTS = {
     RandARPipeline: {},
-    RandARInpaintPipeline: {"image": PICTURE, "mask_image": MASK},
-    RandAROutpaintPipeline: {"image": PICTURE, "left": 8},
+    RandARInpaintPipeline: {"image": IMAGE, "mask_image": MASK},
+    RandAROutpaintPipeline: {"image": IMAGE, "left": 8},
     RandARExtrapolationPipeline: {},
     RARPipeline: {},
 }
@@ -30,7 +30,7 @@ def randar_pipe(model, vqvae):
 
 
 @pytest.mark.parametrize("pipeline", OF_RANDAR)
-def test_a_rar_model_is_refused_where_it_lacks_the_skill(rar_pipe, pipeline, tmp_path):
+def test_a_rar_model_is_refused_that_it_is_not_made_for(rar_pipe, pipeline, tmp_path):
     rar_pipe.save_pretrained(tmp_path)
     message = (
         f"`transformer` must be a RandARForCausalLM for {pipeline.__name__}, got RARForCausalLM: RARPipeline .*"
@@ -69,8 +69,8 @@ def test_what_is_no_model_is_refused(vqvae):
 def test_images_of_tokens_need_no_transformer(rar_pipe, tmp_path):
     rar_pipe.save_pretrained(tmp_path)
     alone = RARPipeline.from_pretrained(tmp_path, transformer=None)
-    drawn = torch.arange(16)[None]
-    torch.testing.assert_close(alone.decode_latents(drawn, 4, 4), rar_pipe.decode_latents(drawn, 4, 4))
+    sampled = torch.arange(16)[None]
+    torch.testing.assert_close(alone.decode_latents(sampled, 4, 4), rar_pipe.decode_latents(sampled, 4, 4))
 
 
 @pytest.mark.parametrize("pipeline", ARGUMENTS)
@@ -79,13 +79,13 @@ def test_the_exponent_of_guidance_is_passed_on(rar, model, vqvae, pipeline):
     pipe.set_progress_bar_config(disable=True)
     settings = {"guidance_scale": 8.0, "guidance_schedule": "power_cosine", "output_type": "latent"}
 
-    def draw(power):
+    def sample(power):
         generator = torch.Generator().manual_seed(0)
         return pipe(0, guidance_power=power, generator=generator, **settings, **ARGUMENTS[pipeline]).images
 
-    assert torch.equal(draw(4.0), draw(4.0)) and not torch.equal(draw(4.0), draw(0.0))
+    assert torch.equal(sample(4.0), sample(4.0)) and not torch.equal(sample(4.0), sample(0.0))
     with pytest.raises(ValueError, match="`guidance_power` must be a finite number of at least 0, got -1"):
-        draw(-1)
+        sample(-1)
 
 
 @pytest.mark.parametrize("pipeline", ARGUMENTS)
@@ -99,14 +99,14 @@ def test_a_speculative_window_gives_the_tokens_of_one_step_a_token(rar, model, v
     model.generation_config.num_inference_steps = num_tokens  # of refinement
     steps = []
 
-    def draw(**settings):
+    def sample(**settings):
         generator = [torch.Generator().manual_seed(i) for i in (0, 1)]
         steps.clear()
         settings |= {"callback_on_step_end": lambda *call: steps.append(call[1]), **more, **ARGUMENTS[pipeline]}
         return pipe([0, 3], generator=generator, output_type="latent", **settings).images
 
-    expected = draw(num_inference_steps=num_tokens)
+    expected = sample(num_inference_steps=num_tokens)
     count = len(steps)
-    assert torch.equal(draw(speculative_window=5), expected) and len(steps) <= count
+    assert torch.equal(sample(speculative_window=5), expected) and len(steps) <= count
     with pytest.raises(ValueError, match="`speculative_window` must be an int of at least 1, got 0"):
-        draw(speculative_window=0)
+        sample(speculative_window=0)

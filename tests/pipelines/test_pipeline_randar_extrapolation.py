@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from randar_hf import demo_checkpoint, vq
+from randar_hf.extrapolation import finer_grid
 from randar_hf.pipelines import RandARExtrapolationPipeline, RandARPipeline
 
 
@@ -42,10 +43,17 @@ def test_shipped_images_of_twice_the_size_show_the_class():
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 24), (20, 32), (48, 40), (16, 16), (16, 28)])
 @pytest.mark.parametrize("hierarchical", [True, False])
-def test_any_factor_and_rectangle(pipe, size, hierarchical):
+def test_any_factor_and_rectangle(pipe, generators, size, hierarchical):
     height, width = size
-    images = sample(pipe, [1], height=height, width=width, hierarchical=hierarchical, output_type="pt")
-    assert images.shape == (1, 3, height, width)
+    settings = {"height": height, "width": width, "hierarchical": hierarchical}
+    tokens = sample(pipe, [1], **settings)
+    pixels = pipe.decode_latents(tokens, height // 4, width // 4)
+    assert torch.equal(sample(pipe, [1], output_type="pt", **settings), (pixels / 2 + 0.5).clamp(0, 1))
+    if hierarchical:  # the coarse tokens between cells are no part of the image
+        finer = finer_grid((4, 4), height // 4, width // 4)
+        coarse = pipe.transformer.generate([1], grid_size=finer.coarse, num_inference_steps=4, generator=generators(1))
+        in_cells = finer.coarse_positions < tokens.shape[1]
+        assert torch.equal(tokens[:, finer.coarse_positions[in_cells]], coarse[:, in_cells])
 
 
 def test_the_trained_size_is_plain_generation(pipe, generators):
