@@ -134,6 +134,14 @@ def pipe(model, vqvae, class_names):
     return pipe
 
 
+@pytest.fixture(scope="session")
+def saved_pipeline(tmp_path_factory):
+    """The folder of a pipeline of 5 classes, 16 tokens and 16 x 16 pixels; tests that write take a copy."""
+    folder = tmp_path_factory.mktemp("pipeline") / "model"
+    RandARPipeline(build_model(), build_vqvae(), id2label=CLASS_NAMES).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def generators():
     """`generators(3)` gives three generators with the seeds 0, 1, 2."""

@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for wrong input, nothing overwritten."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from randar_hf.pipelines import RandARPipeline
 
 
 @pytest.fixture
-def folder(model, vqvae, class_names, tmp_path):
-    RandARPipeline(model, vqvae, id2label=class_names).save_pretrained(tmp_path / "model")
+def folder(saved_pipeline, tmp_path):
+    shutil.copytree(saved_pipeline, tmp_path / "model")
     return tmp_path
 
 

@@ -32,10 +32,10 @@ def fresh_accelerate():
 
 
 @pytest.fixture
-def folder(model, vqvae, class_names, tmp_path, monkeypatch):
+def folder(saved_pipeline, tmp_path, monkeypatch):
     """A folder with that of a tiny pipeline of 5 classes, 16 tokens and 16 x 16 pixels."""
     monkeypatch.chdir(tmp_path)
-    RandARPipeline(model, vqvae, id2label=class_names).save_pretrained("model")
+    shutil.copytree(saved_pipeline, "model")
     return tmp_path
 
 
