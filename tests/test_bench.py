@@ -32,7 +32,7 @@ def test_the_table_of_the_bench_in_small(monkeypatch, make_model):
     config = make_model(num_hidden_layers=1).config
     monkeypatch.setattr(RandARConfig, "from_size", classmethod(lambda cls, size: config))
     ways = [{"num_inference_steps": 2}, {"speculative_window": 4}]
-    compiled = CompileConfig(backend="eager", mode=None, fullgraph=True)
+    compiled = CompileConfig(backend="eager", mode=None, fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(recompile_limit=2):  # a row has as many shapes, and forgets those of the last
         table = measure_table("cpu", "bfloat16", ("L",), (2,), ways, compiled)
     rows = table["rows"]
