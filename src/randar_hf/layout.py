@@ -54,7 +54,7 @@ def take_queries(states: torch.Tensor, layout: Layout) -> torch.Tensor:
     return states.gather(1, layout.queries[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def list_slots(start: int, stop: int, num_tokens: int, form: SequenceForm) -> list[tuple[int, int]]:
+def list_slots(start: int, stop: int, num_tokens: int, form: SequenceForm, rounds: int = 1) -> list[tuple[int, int]]:
     """
     The sequence of the tokens before `start`, and the slots that ask for those from `start` to `stop` together.
 
@@ -62,6 +62,7 @@ def list_slots(start: int, stop: int, num_tokens: int, form: SequenceForm) -> li
         start, stop (`int`): the tokens asked for.
         num_tokens (`int`): N.
         form ([`SequenceForm`]): of the model.
+        rounds (`int`): how often the sequence is read; only the last time ends at `start`.
 
     Returns:
         `list[tuple[int, int]]`: (carried, predicted) of each slot, as in [`Layout`].
@@ -70,7 +71,7 @@ def list_slots(start: int, stop: int, num_tokens: int, form: SequenceForm) -> li
     context = num_tokens
     slots = [(nothing_carried, nothing_predicted)] if form.has_start else []
     slots += [] if form.merged else [(context, nothing_predicted)]
-    for i in range(start):
+    for i in [*range(num_tokens)] * (rounds - 1) + [*range(start)]:
         slots += [(context, i)] if form.merged else [(nothing_carried, i), (i, nothing_predicted)]
         context = i
     slots += [(context if form.merged else nothing_carried, j) for j in range(start, stop)]
@@ -79,26 +80,17 @@ def list_slots(start: int, stop: int, num_tokens: int, form: SequenceForm) -> li
 
 def training_layout(num_tokens: int, form: SequenceForm, device: torch.device | str | None = None) -> Layout:
     """The whole sequence but its last token, with every token asked for: teacher forcing (Eq. 3)."""
-    slots = list_slots(num_tokens - 1, num_tokens, num_tokens, form)
-    queries = [slot for slot, (_, predicted) in enumerate(slots) if predicted < num_tokens]
-    carried, predicted = torch.tensor(slots, device=device).T[:, None]  # (1, S) each
-    return Layout(carried, predicted, torch.tensor(queries, device=device))
+    return repeated_layout(num_tokens, 1, form, device)
 
 
 def repeated_layout(
     num_tokens: int, rounds: int, form: SequenceForm, device: torch.device | str | None = None
 ) -> Layout:
     """The sequence read several times, with every token asked for in the last round (Eq. 8)."""
-    slots = [(num_tokens + 1, num_tokens)] if form.has_start else []
-    slots += [] if form.merged else [(num_tokens, num_tokens)]
-    context = num_tokens
-    for i in [*range(num_tokens)] * rounds:
-        slots += [(context, i)] if form.merged else [(num_tokens + 1, i), (i, num_tokens)]
-        context = i
-    carried, predicted = torch.tensor(slots, device=device).T  # (S,) each
-    queries = (predicted < num_tokens).nonzero().squeeze(1)[-num_tokens:]
-    length = queries[-1] + 1  # nothing comes after the last query
-    return Layout(carried[None, :length], predicted[None, :length], queries)
+    slots = list_slots(num_tokens - 1, num_tokens, num_tokens, form, rounds)
+    queries = [slot for slot, (_, predicted) in enumerate(slots) if predicted < num_tokens][-num_tokens:]
+    carried, predicted = torch.tensor(slots, device=device).T[:, None]  # (1, S) each
+    return Layout(carried, predicted, torch.tensor(queries, device=device))
 
 
 def parallel_layout(

@@ -110,10 +110,8 @@ class RandARLikelihoodMixin(ModelHost):
             range(self.config.num_classes) if class_labels is None else class_labels, self.config.num_classes
         )
         input_ids, _, known = self._check_images(input_ids, None, None, self.config.num_tokens)
-        grid, pairs = (
-            self.config.grid,
-            torch.cartesian_prod(torch.arange(len(input_ids), device="cpu"), classes).view(-1, 2),
-        )
+        grid = self.config.grid
+        pairs = torch.cartesian_prod(torch.arange(len(input_ids), device="cpu"), classes).view(-1, 2)  # (B * C, 2)
         total = torch.zeros(len(pairs), device=input_ids.device)
         _, orders = self._orders(None, num_orders, grid[0], grid[1], len(input_ids), generator)
         for ranks in orders:
