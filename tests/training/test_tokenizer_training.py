@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -92,18 +91,6 @@ def test_killed_runs_end_as_an_undisturbed_one(start_training, settings, undistu
         process.join()
         assert process.exitcode == (0 if kill_at is None else -signal.SIGKILL)
     assert_close(weights_of(settings["output_dir"]), weights_of(undisturbed), rtol=0, atol=0)
-
-
-def test_a_signal_saves_and_says_how_to_go_on(start_training, settings, tmp_path):
-    settings |= {"max_steps": 100_000, "checkpointing_steps": 2}
-    (process,) = start_training(settings, tokenizer=True)
-    while not list(Path(settings["output_dir"]).glob("checkpoint-*")):
-        assert process.is_alive()
-        time.sleep(0.01)
-    process.terminate()
-    process.join(60)
-    assert process.exitcode == 128 + signal.SIGTERM
-    assert "randar-hf train-tokenizer: stopped by SIGTERM with checkpoint-" in (tmp_path / "log").read_text()
 
 
 def test_two_processes_train_the_same_tokenizer(start_training, settings, undisturbed, read_metrics):
