@@ -145,7 +145,9 @@ class Trainer(ResumableRun):
         self.annealing = config.annealing
         self.class_dropout = model.config.class_dropout
         super().__init__(config, accelerator, *_prepare(config, accelerator, model))
-        self.ema = self._make_ema()
+        self.ema = None
+        if config.ema_decay is not None:  # a moving average of the weights, part of the checkpoints
+            self.ema = self.parts["ema"] = EMAModel(self.trained_parameters, config.ema_decay, foreach=True)
         self.loader = accelerator.prepare(self._training_loader(train_rows))
         self.validation_loader = validation_rows and accelerator.prepare(self._validation_loader(validation_rows))
         self.throughput = self._make_throughput()
@@ -319,14 +321,6 @@ class Trainer(ResumableRun):
     def _unwrapped(self):
         """The model as it was before it was prepared, with its adapter if it has one."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    def _make_ema(self) -> EMAModel | None:
-        """The moving average of the weights, part of the checkpoints, if it was asked for."""
-        if self.config.ema_decay is None:
-            return None
-        ema = EMAModel(self.trained_parameters, self.config.ema_decay, foreach=True)
-        self.parts["ema"] = ema
-        return ema
 
     def _make_throughput(self) -> Throughput:
         model = self._base_model()

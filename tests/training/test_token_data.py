@@ -163,6 +163,12 @@ def test_files_of_a_split_that_is_being_written_do_not_count(token_folder, tmp_p
     assert read_settings(str(tmp_path)) == read_settings(str(token_folder))
 
 
+def test_settings_are_read_of_the_files_that_rows_are_read_of(token_folder, tmp_path):
+    (tmp_path / "linked").symlink_to(token_folder)
+    assert len(load_rows(str(tmp_path), "train")) == 16
+    assert read_settings(str(tmp_path)) == read_settings(str(token_folder))
+
+
 def test_the_tokenizer_is_known_by_weights_and_configuration(token_folder, tokenizer_folder):
     settings = read_settings(str(token_folder))
     vqvae = load_tokenizer(str(tokenizer_folder))

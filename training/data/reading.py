@@ -141,11 +141,6 @@ def _archives(path: Path) -> list[Path]:
     return [] if "images" in kinds or not kinds else next(iter(kinds.values()))
 
 
-def is_hidden(file: Path, folder: Path) -> bool:
-    """Whether a file lies below a name that begins with a dot, seen from `folder`."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
 def work_folder(folder: Path, split: str) -> Path:
     """Where the tokens of a split are written before they are complete, and where their state is noted."""
     return folder / f".{split_name(split)}"

@@ -18,7 +18,8 @@ from randar_hf.checks import is_int, is_path
 from randar_hf.vq import pixel_range
 
 from .crops import centre_crop
-from .reading import MissingDataError, check_column, is_hidden, is_whole
+from .image_folders import walk
+from .reading import MissingDataError, check_column, is_whole
 from .token_checks import check_labels, check_token_feature, check_tokens, entries
 
 
@@ -93,7 +94,10 @@ def read_settings(dataset: str) -> TokenSettings | None:
         ValueError: the files of the folder disagree, or hold none that can be read.
     """
     path = Path(dataset).expanduser()
-    files = [path] if path.is_file() else [file for file in path.rglob("*.parquet") if not is_hidden(file, path)]
+    if path.is_dir():
+        files = [file for file in walk(path) if file.suffix == ".parquet"]  # as rows are read
+    else:
+        files = [path] if path.is_file() else []
     stored = {(pq.read_schema(file).metadata or {}).get(SETTINGS_KEY) for file in files}
     if not stored - {None}:
         return None

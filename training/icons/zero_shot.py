@@ -103,18 +103,13 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> dict:
     return numbers
 
 
-def other_object(labels: torch.Tensor) -> torch.Tensor:
-    """The classes (n,) of the next object in the same style."""
-    return (labels + len(STYLES)) % len(class_names())
-
-
 def inpainting_numbers(pipeline: RandARInpaintPipeline, classifier, held_out: Icons, config: ZeroShotConfig) -> dict:
     """The right half of held-out icons painted anew, as the true class and as the next object."""
     icons = held_out.first(config.num_images)
     width, height = icons.images[0].size
     mask = Image.new("L", (width, height))
     mask.paste(255, (width // 2, 0, width, height))
-    others = other_object(icons.labels)
+    others = (icons.labels + len(STYLES)) % len(class_names())  # (n,), the next object in the same style
     same, edited = (inpaint(pipeline, icons.images, mask, labels, config.seed) for labels in (icons.labels, others))
     known = [np.array_equal(np.asarray(old)[:, : width // 2], np.asarray(new)[:, : width // 2])
              for old, new in zip(icons.images * 2, same + edited, strict=True)]  # fmt: skip
