@@ -3,6 +3,7 @@
 import json
 import os
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +44,24 @@ def network(weights_file):
     return InceptionFeatures.from_file(weights_file)
 
 
+@pytest.fixture(scope="module")
+def features(network):
+    """`features(kind)`: those of the images of a kind, computed once."""
+    return cache(lambda kind: network(load_file(CASE / "expected.safetensors")[f"{kind}_images"]))
+
+
 @pytest.mark.parametrize("kind", ["exact", "small", "square", "wide"])
-def test_the_reference_programs_features(network, kind):
-    expected = load_file(CASE / "expected.safetensors")
-    found = network(expected[f"{kind}_images"])
+def test_the_reference_programs_features(features, kind):
+    expected, found = load_file(CASE / "expected.safetensors"), features(kind)
     for name, value in (("pool", found.pool), ("spatial", found.spatial), ("logits_unbiased", found.logits)):
         reference = expected[f"{kind}_{name}"]
         assert value.shape == reference.shape
         assert (value - reference).abs().max() < 1e-4 * reference.abs().max(), name
 
 
-def test_the_batch_changes_nothing(network):
+def test_the_batch_changes_nothing(network, features):
     images = load_file(CASE / "expected.safetensors")["square_images"]
-    torch.testing.assert_close(network(images).pool[1:2], network(images[1:2]).pool, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features("square").pool[1:2], network(images[1:2]).pool, rtol=1e-5, atol=1e-5)
 
 
 def test_resizing_has_no_half_pixel_centres():

@@ -12,13 +12,6 @@ from randar_hf.pipelines import RandARPipeline, RARPipeline
 from randar_hf.space import build_app, launch_app
 
 
-def start(pipe, **settings):
-    """An app with two plain examples."""
-    app = build_app(pipe, examples=[Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")])
-    launch_app(app, prevent_thread_lock=True, quiet=True, **settings)
-    return app
-
-
 @pytest.fixture
 def rar_pipe(make_rar, vqvae):
     """A RAR model without class names."""
@@ -65,11 +58,12 @@ def client(app):
 
 @pytest.fixture
 def launched(cache):
-    """A function that starts an app on a pipeline; it is closed afterwards."""
+    """A function that starts an app on a pipeline, with two plain examples; it is closed afterwards."""
     apps = []
 
-    def launch(pipe, **settings):
-        apps.append(start(pipe, **settings))
+    def launch(pipe):
+        apps.append(build_app(pipe, examples=[Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]))
+        launch_app(apps[-1], prevent_thread_lock=True, quiet=True)
         return apps[-1]
 
     yield launch

@@ -20,7 +20,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
-from randar_hf.space import build_app, launch_app
+from randar_hf.space import launch_app
 from randar_hf.space.components import MAX_BYTES, MaskEditor, read_upload
 from randar_hf.space.files import keep_file
 
@@ -213,22 +213,15 @@ def test_one_file_for_one_content(cache):
     assert len(list(Path(first).parent.iterdir())) == 1
 
 
-def test_old_files_are_removed(pipe, cache, monkeypatch):
+def test_old_files_are_removed(launched, pipe, cache, monkeypatch):
     monkeypatch.setattr("randar_hf.space.app.DELETE_CACHE", (1, 1))
-    app = build_app(pipe, examples=[])
-    launch_app(app, prevent_thread_lock=True, quiet=True)
-    try:
-        images = Client(app.local_url, verbose=False, download_files=False).predict(
-            [0], 1, 99, 2.0, "raster", 4, 0, api_name="/generate"
-        )[3]
-        path = Path(images[0]["image"]["path"])
-        assert path.is_file() and path.is_relative_to(cache)
-        deadline = time.monotonic() + 20
-        while path.exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert not path.exists()
-    finally:
-        app.close()
+    client = Client(launched(pipe).local_url, verbose=False, download_files=False)
+    path = Path(generate(client, [0], seed=99)[3][0]["image"]["path"])
+    assert path.is_file() and path.is_relative_to(cache)
+    deadline = time.monotonic() + 20
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not path.exists()
 
 
 def test_no_file_of_another_host_is_asked_for(app):

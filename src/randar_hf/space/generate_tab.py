@@ -63,7 +63,7 @@ def _build_controls(studio: Studio) -> list[gr.components.Component]:
         step=1,
         label="Lossless window",
         info="Above 0: the image of one token a step, in fewer passes; the number of steps is not used.",
-        visible=studio.has_window,
+        visible=studio.any_order,
     )
     return [classes, count, seed, guidance, order, steps, window]
 

@@ -56,11 +56,6 @@ class Studio:
         self.size = (columns * self.factor, rows * self.factor)  # of a trained image in pixels, width first
 
     @property
-    def has_window(self) -> bool:
-        """Whether the model decodes losslessly in parallel."""
-        return self.any_order and hasattr(self.pipe.transformer.generation_config, "speculative_window")
-
-    @property
     def orders(self) -> list[str]:
         """Names of the orders that the model decodes in."""
         return list(ORDER_NAMES) if self.any_order else [self.pipe.transformer.config.fixed_order]
