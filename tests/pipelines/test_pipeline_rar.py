@@ -1,14 +1,9 @@
-"""RARPipeline, in the manner of diffusers' own pipeline tests."""
-
-import json
+"""RARPipeline, beside what `test_pipeline_randar.py` shows of it."""
 
 import diffusers.pipelines.pipeline_utils as pipeline_utils
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.pipelines.pipeline_loading_utils import _get_custom_components_and_folders
 from transformers import AutoModelForCausalLM
 
 from randar_hf.pipelines import RARPipeline
@@ -16,20 +11,6 @@ from randar_hf.pipelines import RARPipeline
 
 def tokens(pipe, *args, seed=0, **kwargs):
     return pipe(*args, generator=torch.Generator().manual_seed(seed), output_type="latent", **kwargs).images
-
-
-def test_output_types(rar_pipe):
-    images = {}
-    for output_type in ("pil", "np", "pt"):
-        generator = torch.Generator().manual_seed(0)
-        images[output_type] = rar_pipe([0, 1], generator=generator, output_type=output_type).images
-    assert all(isinstance(image, PIL.Image.Image) and image.size == (16, 16) for image in images["pil"])
-    assert images["np"].shape == (2, 16, 16, 3) and 0 <= images["np"].min() and images["np"].max() <= 1
-    np.testing.assert_allclose(images["pt"].permute(0, 2, 3, 1).numpy(), images["np"], atol=1e-6)
-    np.testing.assert_allclose(np.asarray(images["pil"][1]) / 255, images["np"][1], atol=0.5 / 255 + 1e-6)
-    expected = (rar_pipe.decode_latents(tokens(rar_pipe, [0, 1]), 4, 4) / 2 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(images["pt"], expected)
-    assert len(rar_pipe(0, return_dict=False)[0]) == 1
 
 
 def test_pipeline_and_model_sample_the_same(rar_pipe):
@@ -51,14 +32,6 @@ def test_labels_by_name(rar_pipe):
     assert not torch.equal(tokens(rar_pipe, "tench"), tokens(rar_pipe, "sea snake"))
     with pytest.raises(ValueError, match="`class_labels`.*near it are 'sea snake'"):
         rar_pipe("sea snaek")
-
-
-def test_images_per_prompt_and_generators(rar_pipe, generators):
-    together = rar_pipe([1, 4], num_images_per_prompt=2, generator=generators(4), output_type="latent").images
-    assert len({tuple(image) for image in together.tolist()}) == 4
-    for i, label in enumerate([1, 1, 4, 4]):
-        alone = rar_pipe(label, generator=generators(1, first=i), output_type="latent").images
-        assert torch.equal(together[i : i + 1], alone)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +77,6 @@ def test_what_only_random_order_can_do_is_no_argument(rar_pipe):
             rar_pipe(0, **{argument: 1})
 
 
-def test_tokenizer_with_another_vocabulary(make_rar, vqvae):
-    model = make_rar(vocab_size=64)
-    model.forward = None  # refused before it runs
-    with pytest.raises(ValueError, match="`vqvae` must have the transformer's 64 tokens, got one with 32"):
-        RARPipeline(model, vqvae)(0)
-
-
 def test_callback_sees_every_step_in_the_order_of_the_model(rar_pipe):
     seen = []
 
@@ -137,16 +103,6 @@ def test_callback_changes_latents_and_guidance(rar_pipe):
     )
 
 
-def test_callback_stops(rar_pipe):
-    def callback(pipe, step, timestep, inputs):
-        pipe._interrupt = step == 2
-
-    sampled = tokens(rar_pipe, 0, callback_on_step_end=callback)
-    assert (sampled[0] >= 0).tolist() == [True] * 3 + [False] * 13
-    image = rar_pipe(0, callback_on_step_end=callback, output_type="np").images
-    assert (image[0, 4:] == 0.5).all() and (image[0, :4, :12] != 0.5).any()  # cells not decoded are grey
-
-
 def test_save_and_load(rar_pipe, tmp_path, class_names, monkeypatch):
     rar_pipe.transformer.generation_config.guidance_power = 1.5
     rar_pipe.save_pretrained(tmp_path)
@@ -161,30 +117,3 @@ def test_save_and_load(rar_pipe, tmp_path, class_names, monkeypatch):
         assert torch.equal(tokens(loaded, ["tench", 4]), expected)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, subfolder="transformer")
     assert torch.equal(model.generate([0, 4], generator=torch.Generator().manual_seed(0)), expected)
-
-
-def test_stored_components_pass_the_check_for_hub_repositories(rar_pipe, tmp_path):
-    rar_pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["_class_name"] == "RARPipeline" and index["transformer"] == ["randar_hf", "RARForCausalLM"]
-    components = {name: value for name, value in index.items() if not name.startswith("_") and name != "id2label"}
-    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-    custom, folders = _get_custom_components_and_folders("someone/model", components, files)
-    assert custom == {} and sorted(folders) == ["transformer", "vqvae"]
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
-def test_half_precision(rar_pipe, tmp_path, dtype, tolerance):
-    rar_pipe.save_pretrained(tmp_path)
-    loaded = RARPipeline.from_pretrained(tmp_path, dtype=dtype)
-    assert loaded.transformer.dtype == dtype and loaded.vqvae.dtype == dtype
-    latents = tokens(loaded, [0, 1, 2, 3])
-    expected, found = (each.decode_latents(latents, 4, 4).float() for each in (rar_pipe, loaded))
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
-
-
-def test_offload_hooks(rar_pipe):
-    expected = tokens(rar_pipe, [0, 1])
-    rar_pipe.enable_model_cpu_offload(device="cpu")
-    assert torch.equal(tokens(rar_pipe, [0, 1]), expected)
-    assert len(rar_pipe(0).images) == 1
