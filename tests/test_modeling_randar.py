@@ -1,4 +1,4 @@
-"""The model: variants, backends, saving, training behaviour."""
+"""RandAR, and what RAR does as it does: variants, backends, saving, training behaviour."""
 
 import pytest
 import torch
@@ -22,23 +22,33 @@ def order_for(kind, order):
     return None if kind == "none" else order
 
 
-@pytest.mark.parametrize("kind", VARIANTS)
-def test_prediction_sees_earlier_tokens_only(make_model, kind):
-    model = make_model(position_instruction=kind)
+@pytest.fixture(params=[*VARIANTS, "rar"])
+def any_model(request, make_model, make_rar):
+    if request.param == "rar":
+        return make_rar()
+    return make_model(position_instruction=request.param, num_key_value_heads=2)
+
+
+@pytest.fixture(params=["make_model", "make_rar"])
+def make_any(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_prediction_sees_earlier_tokens_only(any_model):
     tokens, labels, order = sample_batch()
-    order = order_for(kind, order)
+    order = None if any_model.config.only_order else order
     positions = torch.arange(16).expand(3, -1) if order is None else order
     changed = tokens.scatter(1, positions[:, 7:8], (tokens.gather(1, positions[:, 7:8]) + 1) % 32)
     with torch.no_grad():
-        before = model(tokens, labels, order=order).logits
-        after = model(changed, labels, order=order).logits
+        before = any_model(tokens, labels, order=order).logits
+        after = any_model(changed, labels, order=order).logits
     assert torch.equal(before[:, :8], after[:, :8])
     assert (before[:, 8:] != after[:, 8:]).any(dim=-1).all()
 
 
-def test_position_instruction_says_where(make_model):
+def test_position_instruction_says_where(make_any):
     # Two orders that differ in the last two positions only: same context, another question, another answer.
-    model = make_model()
+    model = make_any()
     tokens, labels, order = sample_batch(1)
     swapped = order.clone()
     swapped[0, 14:] = order[0, 14:].flip(0)
@@ -48,7 +58,8 @@ def test_position_instruction_says_where(make_model):
     assert not torch.allclose(first[:, 14], second[:, 14])
 
 
-def test_loss_is_the_mean_cross_entropy_at_the_ordered_positions(model):
+def test_loss_is_the_mean_cross_entropy_at_the_ordered_positions(make_any):
+    model = make_any()
     tokens, labels, order = sample_batch()
     with torch.no_grad():
         outputs = model(tokens, labels, order=order, labels=tokens)
@@ -64,11 +75,13 @@ def test_order_may_be_shared_and_is_raster_by_default(model):
         assert torch.equal(model(tokens, labels).logits, model(tokens, labels, order=torch.arange(16)).logits)
 
 
-def test_null_class_is_the_default_class(model):
-    tokens, _, order = sample_batch()
+def test_null_class_is_the_default_and_no_class(make_any):
+    model = make_any()
+    tokens, labels, order = sample_batch()
     with torch.no_grad():
         null = model(tokens, torch.full((3,), 5), order=order).logits
         assert torch.equal(model(tokens, order=order).logits, null)
+        assert not torch.allclose(model(tokens, labels, order=order).logits, null)
 
 
 def test_class_slot_is_attended_to_with_score_zero(make_model):
@@ -84,15 +97,13 @@ def test_class_slot_is_attended_to_with_score_zero(make_model):
     assert seen["rotary"][:, 0].abs().max() == 0 and (seen["rotary"][:, 1:] != 0).any(-1).any(-1).all()
 
 
-@pytest.mark.parametrize("kind", VARIANTS)
-def test_sdpa_equals_eager(make_model, kind):
-    model = make_model(position_instruction=kind, num_key_value_heads=2)
+def test_sdpa_equals_eager(any_model):
     tokens, labels, order = sample_batch()
     results = {}
     for implementation in ("eager", "sdpa"):
-        model.set_attn_implementation(implementation)
+        any_model.set_attn_implementation(implementation)
         with torch.no_grad():
-            results[implementation] = model(tokens, labels, order=order_for(kind, order)).logits
+            results[implementation] = any_model(tokens, labels, None if any_model.config.only_order else order).logits
     torch.testing.assert_close(results["eager"], results["sdpa"], atol=1e-5, rtol=1e-5)
 
 
@@ -177,11 +188,11 @@ def test_hidden_states_and_attentions(make_model):
     assert torch.equal(pair[0], outputs.logits)
 
 
-def test_activation_checkpointing_gives_the_same_gradients(make_model):
+def test_activation_checkpointing_gives_the_same_gradients(make_any):
     tokens, labels, order = sample_batch()
     gradients = []
     for checkpointing in (False, True):
-        model = make_model().train()
+        model = make_any().train()
         if checkpointing:
             model.activation_checkpointing_enable()
         model(tokens, labels, order=order, labels=tokens).loss.backward()
@@ -213,8 +224,8 @@ def test_class_dropout_replaces_classes_in_training_only(make_model):
     assert abs(in_training - 0.5) < 0.05
 
 
-def test_given_classes_are_dropped_instead_of_sampled_ones(make_model):
-    model = make_model(class_dropout=0.5)
+def test_given_classes_are_dropped_instead_of_sampled_ones(make_any):
+    model = make_any(class_dropout=0.5)
     tokens, labels = torch.randint(32, (6, 16)), torch.arange(6) % 5
     dropped = torch.tensor([True, False, False, True, False, True])
     expected = model(tokens, labels.masked_fill(dropped, 5)).logits

@@ -59,37 +59,6 @@ def test_a_model_of_another_size_has_the_guidance_of_the_authors_example(make_ra
     assert (settings.guidance_scale, settings.guidance_power, settings.num_inference_steps) == (4.0, 0.0, 16)
 
 
-def test_prediction_sees_earlier_tokens_only(make_rar):
-    model = make_rar()
-    tokens, labels, order = sample_batch()
-    changed = tokens.scatter(1, order[:, 7:8], (tokens.gather(1, order[:, 7:8]) + 1) % 32)
-    with torch.no_grad():
-        before, after = (model(ids, labels, order=order).logits for ids in (tokens, changed))
-    assert torch.equal(before[:, :8], after[:, :8])
-    assert (before[:, 8:] != after[:, 8:]).any(dim=-1).all()
-
-
-def test_the_target_is_known_in_a_permuted_image(make_rar):
-    # Two orders that differ in the last two positions only: same context, another question, another answer.
-    model = make_rar()
-    tokens, labels, order = sample_batch(1)
-    swapped = order.clone()
-    swapped[0, 14:] = order[0, 14:].flip(0)
-    with torch.no_grad():
-        first, second = (model(tokens, labels, order=o).logits for o in (order, swapped))
-    assert torch.equal(first[:, :14], second[:, :14])
-    assert not torch.allclose(first[:, 14], second[:, 14])
-
-
-def test_the_null_class_is_the_default_and_no_class(make_rar):
-    model = make_rar()
-    tokens, labels, order = sample_batch()
-    with torch.no_grad():
-        null = model(tokens, order=order).logits
-        assert torch.equal(null, model(tokens, torch.full((3,), 5), order=order).logits)
-        assert not torch.allclose(null, model(tokens, labels, order=order).logits)
-
-
 def test_an_untrained_model_is_not_modulated(make_rar):
     torch.manual_seed(0)
     model = RARForCausalLM(make_rar().config).eval()
@@ -100,15 +69,6 @@ def test_an_untrained_model_is_not_modulated(make_rar):
         assert 0.2 < getattr(model.model, name).std() < 0.4
 
 
-def test_the_loss_is_the_mean_cross_entropy_at_the_ordered_positions(make_rar):
-    model = make_rar()
-    tokens, labels, order = sample_batch()
-    with torch.no_grad():
-        outputs = model(tokens, labels, order=order, labels=tokens)
-    nats = -outputs.logits.log_softmax(-1).gather(-1, tokens.gather(1, order)[..., None])
-    assert_close(outputs.loss, nats.mean())
-
-
 @pytest.mark.parametrize("name", ["residual_dropout", "mlp_dropout", "attention_dropout", "class_dropout"])
 def test_dropout_changes_training_only(make_rar, name):
     model = make_rar(**{name: 0.5})
@@ -117,41 +77,6 @@ def test_dropout_changes_training_only(make_rar, name):
         assert torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
         model.train()
         assert not torch.equal(model(tokens, labels, order=order).logits, model(tokens, labels, order=order).logits)
-
-
-def test_given_classes_are_dropped_instead_of_sampled_ones(make_rar):
-    model = make_rar(class_dropout=0.5)
-    tokens, labels, order = sample_batch(6)
-    dropped = torch.tensor([True, False, False, True, False, True])
-    null = labels.masked_fill(dropped, model.config.num_classes)
-    with torch.no_grad():
-        expected = model(tokens, null, order=order).logits
-        for training in (False, True):
-            logits = model.train(training)(tokens, labels, order=order, dropped_classes=dropped).logits
-            assert logits.equal(expected)
-
-
-def test_activation_checkpointing_has_the_same_gradients(make_rar):
-    gradients = []
-    for checkpointing in (False, True):
-        model = make_rar().train()
-        if checkpointing:
-            model.activation_checkpointing_enable()
-        tokens, labels, order = sample_batch()
-        model(tokens, labels, order=order, labels=tokens).loss.backward()
-        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-    assert len(gradients[0]) == len(list(make_rar().parameters()))
-    for first, second in zip(*gradients, strict=True):
-        assert_close(first, second)
-
-
-def test_eager_attention_agrees(make_rar):
-    model = make_rar()
-    tokens, labels, order = sample_batch()
-    with torch.no_grad():
-        expected = model(tokens, labels, order=order).logits
-        model.set_attn_implementation("eager")
-        assert_close(model(tokens, labels, order=order).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_auto_classes_save_and_load(make_rar, tmp_path):
