@@ -1,4 +1,4 @@
-"""Guidance by class and by space: the equations, the sequence that lacks tokens, and what decoding makes of them."""
+"""Guidance by class and by space: the equations, the sequence that drops tokens, and what decoding makes of them."""
 
 import pytest
 import torch
@@ -31,48 +31,48 @@ class Listen(LogitsProcessor):
 
 @pytest.fixture
 def calls(model, monkeypatch):
-    """`input_ids` of every forward pass of the model: (B * sequences, N), -1 where unknown or left out."""
+    """`input_ids` of every forward pass of the model: (B * sequences, N), -1 where unknown or dropped."""
     seen, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda **given: seen.append(given["input_ids"]) or forward(**given))
     return seen
 
 
-def draw_logits():
+def sample_logits():
     """Three predictions (2, 3, 8) for two images and three tokens."""
     return torch.randn(3, 2, 3, 8, generator=seeded(0)).unbind()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
 def test_guidance_by_class(schedule):
-    c, u, _ = draw_logits()
+    c, u, _ = sample_logits()
     done = torch.tensor([[0.25], [0.5]])
     found = Guidance(3.0, schedule).combine(torch.cat([c, u]), 3.0, done)
-    for image, share in enumerate(done[:, 0].tolist()):
-        weight = 1 + (3.0 - 1) * share if schedule == "linear" else 3.0
+    for image, fraction in enumerate(done[:, 0].tolist()):
+        weight = 1 + (3.0 - 1) * fraction if schedule == "linear" else 3.0
         torch.testing.assert_close(found[image], u[image] + weight * (c[image] - u[image]))
 
 
 def test_equation_a():
-    c, d, _ = draw_logits()
+    c, d, _ = sample_logits()
     found = Guidance(1.0, "linear", 2.5).combine(torch.cat([c, d]), 1.0, torch.tensor([[0.5]]))
     torch.testing.assert_close(found, d + 2.5 * (c - d))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
 def test_equation_b(schedule):
-    c, u, d = draw_logits()
+    c, u, d = sample_logits()
     weight = 1 + (4.0 - 1) * 0.75 if schedule == "linear" else 4.0
     found = Guidance(4.0, schedule, 2.5).combine(torch.cat([c, u, d]), 4.0, torch.tensor([[0.75]]))
     torch.testing.assert_close(found, d + 2.5 * (u - d) + weight * (c - u))
 
 
 def test_without_guidance_the_prediction_stays_as_it_is():
-    c, _, _ = draw_logits()
+    c, _, _ = sample_logits()
     assert torch.equal(Guidance(1.0, "linear").combine(c, 1.0, torch.tensor([[0.5]])), c)
 
 
 def test_the_scale_of_a_step_is_the_one_given_with_it():
-    c, u, d = draw_logits()
+    c, u, d = sample_logits()
     guidance, done = Guidance(4.0, "constant", 2.5), torch.tensor([[0.5]])
     torch.testing.assert_close(guidance.combine(torch.cat([c, u, d]), 1.0, done), d + 2.5 * (u - d) + c - u)
 
@@ -102,7 +102,7 @@ def test_sequences_of_every_kind_of_guidance(guidance, labels):
         assert torch.equal(last, dropped) and not others.any()
 
 
-def test_a_token_left_out_is_all_zeros(model):
+def test_a_dropped_token_is_all_zeros(model):
     # The slot keeps its place; only what it carries is gone, as by dropout in training (Sec. F).
     tokens, order = torch.arange(N)[None], torch.arange(N)[None]
     layout = Layout(torch.tensor([[3, 4]]), torch.full((1, 2), N), torch.tensor([1]))
@@ -131,12 +131,12 @@ def generate_without_cache(model, labels, order, groups, scale, spatial_scale, d
             def predict(ids, label, layout=layout, positions=positions):
                 return model(ids, torch.tensor([label]), order=positions[None], layout=layout).logits
 
-            lacking = image.masked_fill(mask, -1)
+            partial = image.masked_fill(mask, -1)
             if scale == 1:
-                all_of_it, part = predict(image, labels[i]), predict(lacking, labels[i])
+                all_of_it, part = predict(image, labels[i]), predict(partial, labels[i])
                 logits = part + spatial_scale * (all_of_it - part)  # (A)
             else:
-                c, u, d = predict(image, labels[i]), predict(image, NULL), predict(lacking, NULL)
+                c, u, d = predict(image, labels[i]), predict(image, NULL), predict(partial, NULL)
                 weight = 1 + (scale - 1) * done / N
                 logits = d + spatial_scale * (u - d) + weight * (c - u)  # (B)
             image[0, positions[done : done + size]] = logits.argmax(-1)[0]
@@ -155,13 +155,13 @@ def test_cache_equals_recomputation(make_model, kind, steps, scale):
     groups = [group_sizes(N, steps)] * 2
     expected = generate_without_cache(model, [1, 4], order, groups, scale, 2.5, dropped)
     settings = {"order": order, "num_inference_steps": steps, "guidance_scale": scale, "do_sample": False}
-    drawn = model.generate([1, 4], spatial_guidance_scale=2.5, spatial_dropout=dropped, **settings)
-    assert torch.equal(drawn, expected)
-    assert not torch.equal(drawn, model.generate([1, 4], **settings))
+    sampled = model.generate([1, 4], spatial_guidance_scale=2.5, spatial_dropout=dropped, **settings)
+    assert torch.equal(sampled, expected)
+    assert not torch.equal(sampled, model.generate([1, 4], **settings))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_images_that_know_unequally_much_and_known_tokens_left_out(model, scale):
+def test_images_that_know_unequally_much_and_known_tokens_dropped(model, scale):
     order = make_order("random", 4, 4, 3, seeded(0))
     tokens = torch.randint(32, (3, N), generator=seeded(2))
     known = torch.rand(3, N, generator=seeded(3)).argsort(dim=1) < torch.tensor([[0], [6], [12]])
@@ -170,12 +170,12 @@ def test_images_that_know_unequally_much_and_known_tokens_left_out(model, scale)
     groups = [group_sizes(count, min(5, count)) for count in (~known).sum(dim=1).tolist()]
     settings = {"num_inference_steps": 5, "guidance_scale": scale, "do_sample": False}
     settings |= {"known_tokens": tokens, "known_mask": known, "spatial_guidance_scale": 2.5}
-    drawn = model.generate([0, 1, 4], order, spatial_dropout=dropped, **settings)
+    sampled = model.generate([0, 1, 4], order, spatial_dropout=dropped, **settings)
     reference = [model, [0, 1, 4], order, groups, scale, 2.5]
-    assert torch.equal(drawn, generate_without_cache(*reference, dropped, known, tokens))
-    assert torch.equal(drawn[known], tokens[known])
-    # The known tokens that are left out matter.
-    assert not torch.equal(drawn, generate_without_cache(*reference, dropped & ~known, known, tokens))
+    assert torch.equal(sampled, generate_without_cache(*reference, dropped, known, tokens))
+    assert torch.equal(sampled[known], tokens[known])
+    # The known tokens that are dropped matter.
+    assert not torch.equal(sampled, generate_without_cache(*reference, dropped & ~known, known, tokens))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -196,7 +196,7 @@ def test_a_weight_of_one_is_plain_guidance_to_the_last_bit(model, calls, scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_where_nothing_is_left_out_guidance_is_plain(model, scale):
+def test_where_nothing_is_dropped_guidance_is_plain(model, scale):
     settings = {"order": "raster", "num_inference_steps": 5, "guidance_scale": scale, "do_sample": False}
     plain = model.generate([1, 4], **settings)
     settings["spatial_guidance_scale"] = 2.5
@@ -205,7 +205,7 @@ def test_where_nothing_is_left_out_guidance_is_plain(model, scale):
     assert torch.equal(model.generate([1, 4], spatial_dropout=nothing, **settings), plain)
 
 
-def test_the_share_given_of_new_tokens_is_left_out(model, calls):
+def test_the_fraction_given_of_new_tokens_is_dropped(model, calls):
     count = 200
     tokens = torch.randint(32, (count, N), generator=seeded(1))
     known = (torch.arange(N) < 6).expand(count, -1)
@@ -213,38 +213,38 @@ def test_the_share_given_of_new_tokens_is_left_out(model, calls):
     for dropout in (0.25, 0.6):
         calls.clear()
         model.generate([0] * count, generator=seeded(0), spatial_dropout=dropout, **settings)
-        everything, null, lacking = calls[-1].chunk(3)
+        everything, null, partial = calls[-1].chunk(3)
         assert torch.equal(everything, null)
-        left_out = (lacking == -1) & (everything != -1)
-        assert not left_out[:, :6].any()  # what was known stays
-        assert torch.equal(lacking[~left_out], everything[~left_out])
+        dropped = (partial == -1) & (everything != -1)
+        assert not dropped[:, :6].any()  # what was known stays
+        assert torch.equal(partial[~dropped], everything[~dropped])
         new = everything[:, 6:] != -1
-        share = left_out[:, 6:][new].float().mean().item()
-        assert abs(share - dropout) < 4 * (dropout * (1 - dropout) / new.sum().item()) ** 0.5
-        # A token is left out for good, so that the cache stays what a recomputation gives.
+        fraction = dropped[:, 6:][new].float().mean().item()
+        assert abs(fraction - dropout) < 4 * (dropout * (1 - dropout) / new.sum().item()) ** 0.5
+        # A token is dropped for good, so that the cache stays what a recomputation gives.
         for earlier in calls[:-1]:
             full, _, part = earlier.chunk(3)
-            assert torch.equal(part == -1, (full == -1) | left_out | ((everything == -1) & (part == -1)))
-        assert left_out.sum(dim=1).unique().numel() > 3  # each image has its own
+            assert torch.equal(part == -1, (full == -1) | dropped | ((everything == -1) & (part == -1)))
+        assert dropped.sum(dim=1).unique().numel() > 3  # each image has its own
 
 
-def test_a_quarter_is_left_out_by_default(model, calls):
-    lacking = []
+def test_a_quarter_is_dropped_by_default(model, calls):
+    partial = []
     for given in ({}, {"spatial_dropout": 0.25}, {"spatial_dropout": 0.5}):
         model.generate([0] * 100, num_inference_steps=2, spatial_guidance_scale=2.5, generator=seeded(0), **given)
-        lacking.append(calls[-1].chunk(3)[2] == -1)
-    assert torch.equal(lacking[0], lacking[1]) and not torch.equal(lacking[1], lacking[2])
+        partial.append(calls[-1].chunk(3)[2] == -1)
+    assert torch.equal(partial[0], partial[1]) and not torch.equal(partial[1], partial[2])
 
 
-def test_a_mask_says_what_is_left_out(model, calls):
+def test_a_mask_says_what_is_dropped(model, calls):
     tokens = torch.randint(32, (2, N), generator=seeded(1))
     known = (torch.arange(N) < 6).expand(2, -1)
     dropped = torch.rand(2, N, generator=seeded(2)) < 0.5
     settings = {"known_tokens": tokens, "known_mask": known, "spatial_guidance_scale": 2.5, "guidance_scale": 1.0}
     model.generate([0, 1], spatial_dropout=dropped, generator=seeded(0), **settings)
     for ids in calls:
-        everything, lacking = ids.chunk(2)
-        assert torch.equal(lacking, everything.masked_fill(dropped, -1))
+        everything, partial = ids.chunk(2)
+        assert torch.equal(partial, everything.masked_fill(dropped, -1))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

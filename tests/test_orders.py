@@ -85,7 +85,7 @@ def test_center_and_border_first(height, width, middle):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_drawn_orders_follow_their_generators(name):
+def test_sampled_orders_follow_their_generators(name):
     shared = make_order(name, 4, 4, batch_size=3, generator=seeded(5))
     assert torch.equal(shared, make_order(name, 4, 4, batch_size=3, generator=seeded(5)))
     assert len(shared.unique(dim=0)) == 3
@@ -157,14 +157,14 @@ def test_generators_are_checked():
     assert check_generators(None, 2) == [None, None]
 
 
-def test_uniform_draws_row_after_row():
+def test_uniform_samples_row_after_row():
     numbers = uniform((2, 3), 4, [seeded(seed) for seed in range(4)], dtype=torch.float64)
     assert numbers.shape == (4, 2, 3)
     assert torch.equal(numbers[2], torch.rand(2, 3, generator=seeded(2), dtype=torch.float64))
 
 
 @pytest.mark.gpu
-def test_uniform_draws_on_the_device_of_the_generator():
+def test_uniform_samples_on_the_device_of_the_generator():
     numbers = uniform((5,), 1, torch.Generator("cuda").manual_seed(0))
     expected = torch.rand(5, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     assert torch.equal(numbers[0], expected.cpu())

@@ -1,4 +1,4 @@
-"""Drawing tokens of a finished image again: which ones, how many, how often, and that it helps."""
+"""Sampling tokens of a finished image again: which ones, how many, how often, and that it helps."""
 
 import itertools
 from types import SimpleNamespace
@@ -17,14 +17,14 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def draw_images(count=3, num_tokens=N):
+def sample_images(count=3, num_tokens=N):
     generator = seeded(0)
     tokens = torch.randint(32, (count, num_tokens), generator=generator)
     return tokens, torch.randint(5, (count,), generator=generator)
 
 
 @pytest.fixture
-def redrawn(model, monkeypatch):
+def resampled(model, monkeypatch):
     """Which tokens each round samples again, (B, N)."""
     masks, decode = [], model.decode
     monkeypatch.setattr(model, "decode", lambda plan, *args: masks.append(~plan.known_mask) or decode(plan, *args))
@@ -40,8 +40,8 @@ def opinionated(model):
     return model
 
 
-def test_tokens_of_a_mask_are_drawn_again_given_the_rest(model):
-    tokens, labels = draw_images()
+def test_tokens_of_a_mask_are_sampled_again_given_the_rest(model):
+    tokens, labels = sample_images()
     mask = torch.rand(3, N, generator=seeded(1)) < torch.tensor([[0.3], [0.6], [0.0]])
     found = model.refine(tokens, labels, mask, generator=seeded(2), num_inference_steps=4)
     expected = model.generate(
@@ -52,7 +52,7 @@ def test_tokens_of_a_mask_are_drawn_again_given_the_rest(model):
 
 
 def test_rounds_follow_each_other(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     mask = torch.rand(3, N, generator=seeded(1)) < 0.4
     one_by_one, generator = tokens, seeded(2)
     for _ in range(3):
@@ -65,17 +65,17 @@ def test_rounds_follow_each_other(model):
 
 
 @pytest.mark.parametrize("share", [0.01, 1 / 16, 0.1, 0.25, 0.3, 0.5, 0.99, 1, 1.0])
-def test_a_share_of_the_tokens_is_drawn_again(model, redrawn, share):
-    tokens, labels = draw_images()
+def test_a_fraction_of_the_tokens_is_sampled_again(model, resampled, share):
+    tokens, labels = sample_images()
     found = model.refine(tokens, labels, share=share, num_rounds=2, generator=seeded(0))
     count = next(count for count in range(N + 1) if count >= share * N)
-    assert [mask.sum(dim=1).tolist() for mask in redrawn] == [[count] * 3] * 2
+    assert [mask.sum(dim=1).tolist() for mask in resampled] == [[count] * 3] * 2
     changed_once = model.refine(tokens, labels, share=share, generator=seeded(0)) != tokens
     assert (changed_once.sum(dim=1) <= count).all() and (found != tokens).any()
 
 
-def test_shares_that_are_no_binary_fractions_are_not_rounded_up(make_model, monkeypatch):
-    # 0.07 * 100 is 7.000000000000001 in binary, and many shares go wrong in single precision.
+def test_fractions_that_are_no_binary_fractions_are_not_rounded_up(make_model, monkeypatch):
+    # 0.07 * 100 is 7.000000000000001 in binary, and many fractions go wrong in single precision.
     model = make_model(grid_size=10)
     counts = []
 
@@ -89,37 +89,37 @@ def test_shares_that_are_no_binary_fractions_are_not_rounded_up(make_model, monk
     assert counts == list(range(1, 101))
 
 
-def test_the_least_likely_tokens_are_drawn_again(model, redrawn):
-    tokens, labels = draw_images()
+def test_the_least_likely_tokens_are_sampled_again(model, resampled):
+    tokens, labels = sample_images()
     scores = model.token_log_likelihoods(tokens, labels, num_parts=4, generator=seeded(0))
     model.refine(tokens, labels, share=0.3, num_parts=4, generator=seeded(0))
-    (mask,) = redrawn
+    (mask,) = resampled
     assert mask.sum(dim=1).tolist() == [5] * 3
     for image in range(3):
         assert scores[image][mask[image]].max() <= scores[image][~mask[image]].min()
 
 
-def test_they_are_found_anew_in_each_round(opinionated, redrawn):
+def test_they_are_found_anew_in_each_round(opinionated, resampled):
     tokens = torch.full((1, N), 7)
     tokens[0, [1, 4, 9, 14]] = torch.tensor([9, 3, 9, 3])
     found = opinionated.refine(tokens, [0], share=2 / N, num_rounds=2, do_sample=False, generator=seeded(0))
-    assert [mask[0].nonzero().flatten().tolist() for mask in redrawn] == [[4, 14], [1, 9]]
+    assert [mask[0].nonzero().flatten().tolist() for mask in resampled] == [[4, 14], [1, 9]]
     assert (found == 7).all()
 
 
-def test_known_tokens_are_never_drawn_again(model, redrawn):
-    tokens, labels = draw_images(4)
+def test_known_tokens_are_never_sampled_again(model, resampled):
+    tokens, labels = sample_images(4)
     known = torch.arange(N)[None] < torch.tensor([[0], [6], [14], [16]])
     found = model.refine(tokens, labels, share=0.5, num_rounds=3, known_mask=known, generator=seeded(0))
     assert torch.equal(found[known], tokens[known])
-    assert [mask.sum(dim=1).tolist() for mask in redrawn] == [[8, 5, 1, 0]] * 3  # a fraction of those not known
+    assert [mask.sum(dim=1).tolist() for mask in resampled] == [[8, 5, 1, 0]] * 3  # a fraction of those not known
     every = torch.ones(4, N, dtype=torch.bool)
     found = model.refine(tokens, labels, every, known_mask=known, generator=seeded(0))
-    assert torch.equal(found[known], tokens[known]) and torch.equal(redrawn[-1], ~known)
+    assert torch.equal(found[known], tokens[known]) and torch.equal(resampled[-1], ~known)
 
 
 def test_no_rounds_and_empty_masks_change_nothing(model, monkeypatch):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     assert torch.equal(model.refine(tokens, labels, mask=torch.zeros(3, N, dtype=torch.bool)), tokens)
     assert torch.equal(model.refine(tokens, labels, known_mask=torch.ones(3, N, dtype=torch.bool)), tokens)
     monkeypatch.setattr(model, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
@@ -127,14 +127,14 @@ def test_no_rounds_and_empty_masks_change_nothing(model, monkeypatch):
 
 
 def test_the_input_stays_as_it_was(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     before = tokens.clone()
     assert not torch.equal(model.refine(tokens, labels, share=0.5, generator=seeded(0)), before)
     assert torch.equal(tokens, before)
 
 
 def test_generators_decide_everything(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     torch.manual_seed(0)
     state = torch.get_rng_state()
     first, second, other = (model.refine(tokens, labels, share=0.5, generator=seeded(s)) for s in (3, 3, 4))
@@ -144,7 +144,7 @@ def test_generators_decide_everything(model):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_image_does_not_depend_on_its_batch(model, generators, masked):
-    tokens, labels = draw_images(4)
+    tokens, labels = sample_images(4)
     mask = torch.rand(4, N, generator=seeded(1)) < torch.tensor([[0.0], [0.3], [0.6], [1.0]]) if masked else None
     settings = {"share": 0.4, "num_rounds": 2, "num_inference_steps": 4}
     together = model.refine(tokens, labels, mask, generator=generators(4), **settings)
@@ -182,7 +182,7 @@ def test_refining_raises_the_likelihood_of_a_damaged_image():
 @pytest.mark.parametrize("grid_size", [(3, 5), 6])
 def test_any_grid(model, grid_size):
     height, width = grid_size if isinstance(grid_size, tuple) else (grid_size, grid_size)
-    tokens, labels = draw_images(2, height * width)
+    tokens, labels = sample_images(2, height * width)
     table = model.model.rotary_table(height, width, "cpu")
     settings = {"share": 0.2, "num_inference_steps": 2, "order": "raster"}
     expected = model.refine(tokens, labels, **settings, rotary=table, generator=seeded(0))
@@ -192,7 +192,7 @@ def test_any_grid(model, grid_size):
 
 
 def test_positions_of_ones_own(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     table = model.model.rotary_table(4, 4, "cpu")
     native = model.refine(tokens, labels, share=0.4, num_rounds=2, generator=seeded(0))
     assert torch.equal(
@@ -201,7 +201,7 @@ def test_positions_of_ones_own(model):
 
 
 def test_settings_of_generate_count(model):
-    tokens, labels = draw_images()
+    tokens, labels = sample_images()
     mask = torch.rand(3, N, generator=seeded(1)) < 0.5
     greedy, guided, spatial = (
         model.refine(tokens, labels, mask, do_sample=False, order="raster", **settings)
@@ -246,14 +246,14 @@ def test_bad_input_is_named_before_the_model_runs(model, monkeypatch, named, arg
 @pytest.mark.parametrize("num_parts", [1, 17, 4.0])
 def test_wrong_parts_are_named(model, num_parts):
     with pytest.raises(ValueError, match="`num_parts`"):
-        model.refine(*draw_images(), num_parts=num_parts)
+        model.refine(*sample_images(), num_parts=num_parts)
 
 
 def test_unknown_settings_are_refused(model):
     with pytest.raises(TypeError, match="num_beams"):
-        model.refine(*draw_images(), num_beams=4)
+        model.refine(*sample_images(), num_beams=4)
 
 
 def test_a_plain_raster_model_cannot_judge_tokens_given_all_others(make_model):
     with pytest.raises(ValueError, match="a model of any order"):
-        make_model(position_instruction="none").refine(*draw_images())
+        make_model(position_instruction="none").refine(*sample_images())

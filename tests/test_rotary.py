@@ -97,7 +97,7 @@ def test_the_table_of_the_trained_grid_generates_what_the_grid_does(make_model, 
     assert torch.equal(model.generate([0, 1], generator=generators(2), rotary=finer, **settings), native)
 
 
-def test_a_drawn_order_of_positions_of_ones_own_is_that_of_a_grid(model, generators):
+def test_a_sampled_order_of_positions_of_ones_own_is_that_of_a_grid(model, generators):
     # A random order knows no rows and columns, and raster is the order of the table.
     table = model.model.rotary_table(4, 4, "cpu")
     for order in ("random", "raster", None):
@@ -120,11 +120,11 @@ def test_any_number_of_positions_with_known_tokens(model, generators):
     positions = torch.tensor([[0.0, 0.0], [0.5, 0.5], [7.25, 3.0], [2.0, 2.0], [9.0, 11.0]])
     tokens = torch.randint(32, (2, 5), generator=torch.Generator().manual_seed(0))
     known = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]])
-    drawn = model.generate(
+    sampled = model.generate(
         [0, 1], rotary=model.model.rotary_table_at(positions), known_tokens=tokens, known_mask=known,
         spatial_guidance_scale=2.0, generator=generators(2),
     )  # fmt: skip
-    assert drawn.shape == (2, 5) and torch.equal(drawn[known], tokens[known]) and drawn.min() >= 0
+    assert sampled.shape == (2, 5) and torch.equal(sampled[known], tokens[known]) and sampled.min() >= 0
 
 
 @pytest.mark.parametrize(
