@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from randar_hf.training import TrainingConfig, train
+from randar_hf.training import TrainingConfig, export_run, train
 from randar_hf.training.checkpoints import STATE_FILE
 
 
@@ -66,6 +66,14 @@ def test_one_changed_bit_is_noticed(finished_run, training_settings, name):
         ValueError, match=f"`resume` must be a whole checkpoint, got a damaged .*checkpoint-6/{name}': "
     ):
         train(TrainingConfig(**training_settings, resume="checkpoint-6"))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_exported(finished_run, tokenizer_folder):
+    (finished_run / "checkpoint-6" / "config.json").unlink()
+    note_again(finished_run / "checkpoint-6")
+    with pytest.raises(ValueError, match="`checkpoint` must be one that this version has written, got .*checkpoint-6"):
+        export_run(finished_run, tokenizer=str(tokenizer_folder))
+    assert not (finished_run / "pipeline").exists()
 
 
 def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(training_settings, monkeypatch):

@@ -1,5 +1,6 @@
 """What is read of a folder, as which split and class, whatever files and folders are called."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -175,6 +176,9 @@ def test_texts_are_numbered_alike_in_all_splits(text_rows, tokenizer_folder, tmp
     message = "`label_column` must number classes as .*validation.parquet' does: class 0 is 'cat' there, got 'dog'"
     with pytest.raises(ValueError, match=message):
         tokenize_images(lone)
+    numbers = load_rows(str(text_rows), "train").remove_columns("label").add_column("label", [0, 1, 2])
+    numbers.to_parquet(tmp_path / "numbers.parquet")
+    tokenize_images(dataclasses.replace(lone, dataset=str(tmp_path / "numbers.parquet")))  # which have no names
 
 
 def test_training_compares_the_names_of_classes(token_folder, training_settings, tmp_path):

@@ -81,6 +81,15 @@ def test_what_is_given_stays():
     assert several.batch_size == 5
 
 
+def test_steps_are_passes_over_the_images_where_that_is_more():
+    config = fit_model_settings(TrainingConfig(**PLACES), 1000, processes(2))
+    assert config.max_steps == 100 * 1000 // (8 * 2)
+    accumulated = TrainingConfig(**PLACES, gradient_accumulation_steps=3)
+    assert fit_model_settings(accumulated, 2000, processes()).max_steps == 100 * 2000 // (8 * 3)
+    config = fit_tokenizer_settings(TokenizerTrainingConfig(**PLACES), rows_of(*[(16, 16)] * 600), processes())
+    assert config.max_steps == 50 * 600 // 16
+
+
 @pytest.mark.parametrize(
     ("size", "image_size", "tokens"), [((9, 12), 16, 8), ((40, 300), 32, 8), ((70, 80), 64, 8), ((600, 400), 64, 8)]
 )

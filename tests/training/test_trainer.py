@@ -27,7 +27,9 @@ def test_run_writes_model_checkpoints_metrics_previews_and_report(
     assert model.generation_config.num_inference_steps == 6  # 88 of 256, scaled to 16 tokens
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
     assert (folder / "previews" / "step-6.png").is_file()
-    loss = read_metrics(folder)[-1]["validation_loss"]
+    rows = read_metrics(folder)
+    assert [row["epoch"] for row in rows if "loss" in row] == [0, 0, 0, 0, 1, 1]  # of four batches each
+    loss = rows[-1]["validation_loss"]
     assert (folder / "validation.png").is_file()
     said = f"Validation loss of {loss:.3f} nats per token after 6 steps, the best of the run."
     last = capsys.readouterr().out.splitlines()[-1]
