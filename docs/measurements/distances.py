@@ -46,7 +46,7 @@ def compress(images: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def cut_off(images: torch.Tensor) -> torch.Tensor:
-    """As if their levels had fractions, drawn uniformly, and were cut off instead of rounded."""
+    """As if their levels had fractions, sampled uniformly, and were cut off instead of rounded."""
     levels = images + torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 0.5
     return levels.floor().clamp(0, 255).byte()
 
