@@ -106,7 +106,7 @@ class PipelineOptions:
     """Which model samples where."""
 
     model: str | None = setting("folder or Hub name of a pipeline", PIPELINE, shown="the shipped one")
-    seed: int = setting("seed of the first image; each following image counts one up", PIPELINE, default=0)
+    seed: int = setting("seed of all that is random; images after the first count one up", PIPELINE, default=0)
     dtype: Dtype = setting("type of the weights", PIPELINE, default="float32")
     device: str = setting("a torch device", PIPELINE, default="cpu")
 
