@@ -243,10 +243,20 @@ def test_bad_input_is_named_before_the_model_runs(model, monkeypatch, named, arg
         model.refine(**{**defaults, **arguments})
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 16, dtype=torch.bool)])
 @pytest.mark.parametrize("num_parts", [1, 17, 4.0])
-def test_wrong_parts_are_named(model, num_parts):
+def test_wrong_parts_are_named(model, num_parts, mask):
     with pytest.raises(ValueError, match="`num_parts`"):
-        model.refine(*sample_images(), num_parts=num_parts)
+        model.refine(*sample_images(), mask, num_parts=num_parts)
+
+
+@pytest.mark.parametrize("grid_size", [(1, 1), (1, 5), (2, 4)])
+def test_grids_of_few_tokens_are_judged_in_as_many_parts(model, grid_size):
+    tokens = torch.zeros(2, grid_size[0] * grid_size[1], dtype=torch.long)
+    scores = model.token_log_likelihoods(tokens, [0, 1], grid_size=grid_size, generator=seeded(0))
+    assert scores.shape == tokens.shape and (scores < 0).all()
+    refined = model.refine(tokens, [0, 1], share=1.0, grid_size=grid_size, generator=seeded(0))
+    assert refined.shape == tokens.shape and (refined != 0).any()
 
 
 def test_unknown_settings_are_refused(model):

@@ -22,6 +22,11 @@ from .orders import check_fixed_order, check_order, known_first, make_order
 from .randomness import check_generators
 
 
+def check_parts(num_parts: int | None, num_tokens: int) -> int:
+    """Parts in which tokens are judged, by default 8 or as many as there are tokens."""
+    return min(8, num_tokens) if num_parts is None else check_int("num_parts", num_parts, 2, num_tokens, " tokens")
+
+
 class RandARLikelihoodMixin(ModelHost):
     """Log-likelihoods of image tokens, for models whose forward pass takes an order."""
 
@@ -127,7 +132,7 @@ class RandARLikelihoodMixin(ModelHost):
         self,
         input_ids: torch.Tensor,
         class_labels: torch.Tensor,
-        num_parts: int = 8,
+        num_parts: int | None = None,
         *,
         grid_size: int | tuple[int, int] | None = None,
         rotary: torch.Tensor | None = None,
@@ -142,7 +147,7 @@ class RandARLikelihoodMixin(ModelHost):
         Args:
             input_ids (`torch.LongTensor` of shape (B, N)): image tokens in raster order.
             class_labels (`torch.LongTensor` of shape (B,)): classes; `config.num_classes` is the null class.
-            num_parts (`int`): parts, from 2 to N.
+            num_parts (`int`, *optional*): parts, from 2 to N; by default 8, or N where there are fewer tokens.
             grid_size (`int` or `(int, int)`, *optional*): rows and columns, if not the trained ones.
             rotary (`torch.Tensor`, *optional*): table of positions of one's own, as for
                 [`~RandARGenerationMixin.generate`].
@@ -156,6 +161,7 @@ class RandARLikelihoodMixin(ModelHost):
         """
         height, width = check_positions(grid_size, rotary, self.config)
         input_ids, class_labels, _ = self._check_images(input_ids, class_labels, None, height * width)
+        num_parts = check_parts(num_parts, height * width)
         return self._judge_tokens(input_ids, class_labels, num_parts, (height, width), rotary, generator)
 
     @inference
@@ -164,7 +170,6 @@ class RandARLikelihoodMixin(ModelHost):
     ) -> torch.Tensor:
         """What `token_log_likelihoods` gives for tokens and classes that are checked, and on the model's device."""
         (height, width), num_tokens = grid, input_ids.shape[1]
-        num_parts = check_int("num_parts", num_parts, 2, num_tokens, note=" tokens")
         if self.config.fixed_order is not None:
             raise ValueError(
                 f"`token_log_likelihoods` and `refine` need a model of any order, such as RandARForCausalLM: this one "

@@ -8,7 +8,7 @@ import torch
 
 from .checks import check_input_ids, check_int, check_labels_of, check_mask, check_number, check_positions
 from .devices import execution_device
-from .likelihood import RandARLikelihoodMixin
+from .likelihood import RandARLikelihoodMixin, check_parts
 from .randomness import check_generators
 
 
@@ -24,7 +24,7 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         num_rounds: int = 1,
         *,
         known_mask: torch.Tensor | None = None,
-        num_parts: int = 8,
+        num_parts: int | None = None,
         grid_size: int | tuple[int, int] | None = None,
         rotary: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -42,7 +42,8 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
             share (`float`): fraction of the tokens that is sampled again without a mask, in (0, 1].
             num_rounds (`int`): rounds, at least 0.
             known_mask (`torch.BoolTensor` of shape (B, N), *optional*): tokens that are never sampled again.
-            num_parts (`int`): parts that the likelihood of tokens is judged in.
+            num_parts (`int`, *optional*): parts that the likelihood of tokens is judged in, as for
+                [`~RandARLikelihoodMixin.token_log_likelihoods`].
             grid_size, rotary: the positions, as for [`~RandARGenerationMixin.generate`].
             generator (`torch.Generator` or a list with one per image, *optional*): source of all randomness.
             **settings: of [`~RandARGenerationMixin.generate`], such as `num_inference_steps` and `guidance_scale`.
@@ -56,6 +57,7 @@ class RandARResamplingMixin(RandARLikelihoodMixin):
         share, num_rounds = check_number("share", share, "(0, 1]"), check_int("num_rounds", num_rounds, 0)
         height, width = check_positions(grid_size, rotary, self.config)
         shape, num_tokens, codes = (len(input_ids), height * width), height * width, self.config.vocab_size
+        num_parts = check_parts(num_parts, num_tokens)
         input_ids = check_input_ids(input_ids, num_tokens, codes, wait=False)
         class_labels = check_labels_of(class_labels, len(input_ids), self.config.num_classes)
         again, known = check_mask("mask", mask, shape), check_mask("known_mask", known_mask, shape)
