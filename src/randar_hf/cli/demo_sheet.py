@@ -13,7 +13,7 @@ from randar_hf.pipelines import RandARExtrapolationPipeline, RandARInpaintPipeli
 
 
 # Of the sheet, which looks the same on light and on dark pages.
-GROUND, INK, QUIET, FAINT = "#161b22", "#f0f6fc", "#8b949e", "#30363d"
+GROUND, INK, QUIET = "#161b22", "#f0f6fc", "#8b949e"
 COLUMNS, CELL, GAP, MARGIN, CAPTION, TITLE = 16, 56, 6, 24, 16, 34  # pixels, all but the first
 
 # Of the first, another class was tried before: a rocket that one could not tell.
