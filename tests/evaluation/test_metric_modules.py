@@ -1,6 +1,7 @@
 """The metrics as modules of the `evaluate` library."""
 
 import json
+import sys
 
 import evaluate
 import pytest
@@ -15,11 +16,20 @@ NAMES = ("frechet_distance", "inception_score", "kernel_distance", "precision_re
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """Modules, loaded as a user would, with all that they write in a folder of the tests."""
+    """Modules, loaded as a user would, from a folder of the tests, whatever the process has loaded before."""
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
+        patch.syspath_prepend(folder / "modules")
+        for name in loaded_modules():
+            patch.delitem(sys.modules, name)
         yield lambda name: evaluate.load(str(metric_module(name)), cache_dir=str(folder / "cache"))
+        for name in loaded_modules():
+            del sys.modules[name]
+
+
+def loaded_modules() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]
 
 
 @pytest.fixture
