@@ -19,8 +19,7 @@ from randar_hf.training.data.token_files import (
     check_tokenizer,
     load_tokenizer,
     read_settings,
-    token_columns,
-    token_tensors,
+    token_dataset,
 )
 
 
@@ -31,17 +30,13 @@ def crop_rows(num_crops: int, count: int = 40) -> Dataset:
     return Dataset.from_dict({"t": tokens.astype(np.uint16), "l": np.arange(count) % 3}, features=features)
 
 
-def tensors(rows, token_column="t", label_column="l", seed=None):
-    return token_tensors(token_columns(rows, token_column, label_column), seed)
-
-
 def crops_of(dataset: TokenCrops, indices=None) -> list[int]:
     return [int(dataset[index]["tokens"][0]) % 100 for index in indices or range(len(dataset))]
 
 
 def test_without_a_seed_it_is_the_middle_of_the_image():
-    assert set(crops_of(tensors(crop_rows(2)))) == {0}
-    dataset = tensors(crop_rows(10))
+    assert set(crops_of(token_dataset(crop_rows(2), "t", "l"))) == {0}
+    dataset = token_dataset(crop_rows(10), "t", "l")
     assert set(crops_of(dataset)) == {4}
     dataset.set_epoch(1)
     columns = dataset[:]
@@ -53,14 +48,14 @@ def test_without_a_seed_it_is_the_middle_of_the_image():
 
 def test_the_crop_depends_on_seed_epoch_and_row_alone():
     def sample(seed, epoch, order=range(40)):
-        dataset = tensors(crop_rows(10), seed=seed)
+        dataset = token_dataset(crop_rows(10), "t", "l", seed=seed)
         dataset.set_epoch(epoch)
         return crops_of(dataset, order)
 
     first = sample(0, 3)
     assert first == sample(0, 3) and sample(0, 3, order=range(39, -1, -1)) == first[::-1]
     assert first != sample(0, 4) and first != sample(1, 3)
-    dataset = tensors(crop_rows(10), seed=0)
+    dataset = token_dataset(crop_rows(10), "t", "l", seed=0)
     sampled = []
     for epoch in range(200):
         dataset.set_epoch(epoch)
@@ -72,7 +67,7 @@ def test_the_crop_depends_on_seed_epoch_and_row_alone():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_sample_the_same_crops(num_workers):
-    dataset = tensors(crop_rows(10), seed=5)
+    dataset = token_dataset(crop_rows(10), "t", "l", seed=5)
     loader = DataLoader(dataset, batch_size=7, num_workers=num_workers)
     for epoch in (1, 2):
         dataset.set_epoch(epoch)
@@ -98,7 +93,7 @@ def test_training_reads_rows_of_several_crops(image_folder, tokenizer_folder, tr
 
 def test_rows_of_one_crop_are_read_as_ever(token_folder):
     rows = load_rows(str(token_folder), "train")
-    dataset = tensors(rows, "tokens", "label", seed=3)
+    dataset = token_dataset(rows, "tokens", "label", seed=3)
     assert isinstance(dataset, Dataset) and dataset[0]["tokens"].shape == (16,)
 
 

@@ -18,7 +18,7 @@ from randar_hf.training import TokenizingConfig, tokenize_images
 from randar_hf.training.data.crops import cut_crops, square_size
 from randar_hf.training.data.pixels import BadImages, PixelRows, to_pixels
 from randar_hf.training.data.reading import load_rows, undecoded
-from randar_hf.training.data.token_files import read_settings, token_columns, token_tensors, tokenizer_hash
+from randar_hf.training.data.token_files import read_settings, token_dataset, tokenizer_hash
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_rows_hold_the_tokens_and_labels_of_their_images(image_folder, tokenizer
     images = load_rows(str(image_folder), "train")
     rows_of_pixels = PixelRows(undecoded(images, "image"), "image", 16, BadImages(tmp_path / "bad", 0))
     pixels = torch.stack([row["pixels"] for row in rows_of_pixels])
-    loaded = token_tensors(token_columns(rows, "tokens", "label"))[:]
+    loaded = token_dataset(rows, "tokens", "label")[:]
     assert torch.equal(loaded["tokens"], vq.encode(vqvae, pixels).flatten(1))
     assert loaded["label"].tolist() == images["label"][:]
 

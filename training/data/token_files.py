@@ -139,6 +139,15 @@ def check_tokenizer(settings: TokenSettings | None, vqvae: VQModel) -> None:
         )
 
 
+def token_dataset(rows: Dataset, token_column: str, label_column: str, seed: int | None = None):
+    """`token_tensors` of the two columns of a data set.
+
+    Raises:
+        ValueError: a column is not there, or does not hold what it should.
+    """
+    return token_tensors(token_columns(rows, token_column, label_column), seed)
+
+
 def token_columns(rows: Dataset, token_column: str, label_column: str) -> Dataset:
     """The two columns of a data set that are trained on, checked, as `tokens` and `label`.
 
