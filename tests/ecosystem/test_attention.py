@@ -50,15 +50,13 @@ def test_a_ragged_batch_equals_its_images_alone(load, backend, guidance_scale):
     assert torch.equal(tokens, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.gpu  # on a CPU torch 2.13 writes kernels for it that do not compile, or end the process
 def test_compiled_flex_attention_decodes_a_ragged_batch(load):
     settings = {"num_inference_steps": 4, "guidance_scale": 3.0}
     knowledge = sample_knowledge()
-    expected = generate_one_by_one(load("eager"), *knowledge, **settings)
+    expected = generate_one_by_one(load("eager").to("cuda"), *knowledge, **settings)
     torch._dynamo.reset()
-    # With dynamic shapes torch 2.13 writes C++ for the CPU that names undeclared variables.
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        assert torch.equal(generate_together(load("flex_attention"), *knowledge, **settings), expected)
+    assert torch.equal(generate_together(load("flex_attention").to("cuda"), *knowledge, **settings), expected)
 
 
 @pytest.mark.parametrize("build", ["make_model", "make_rar"])
